@@ -1,0 +1,14 @@
+//! Orderly delivers each destination's messages strictly in order, on Postgres alone.
+//!
+//! One message, from POST to receipt:
+//! [`api`] checks it and hands it to [`store`]'s enqueuer, which writes it together with what other
+//! requests brought and rings the bell; a [`worker`] that holds the destination (or claims it now) reads
+//! it, [`delivery`] signs and sends it, and the worker acknowledges the outcome on the one session whose
+//! locks make it the holder.
+//!
+//! Who may use what: `cli → api, worker, embedded, config`; `api → store, delivery, domain`;
+//! `worker → store, delivery, domain`; `store → domain`; `delivery → domain`; `domain →` nothing.
+
+pub mod config;
+pub mod domain;
+pub mod store;

@@ -1,0 +1,16 @@
+//! How does Orderly speak with Postgres?
+//!
+//! The only place with SQL, beside `migrations/`: one function for each statement, named for what it
+//! intends. The API's statements go through [`Store`]'s pool, which may stand behind a transaction pooler:
+//! no named prepared statements, no session state. A worker's go over connections of its own
+//! ([`connect`]).
+
+pub mod connect;
+mod error;
+pub mod migrate;
+mod pool;
+mod sealer;
+
+pub use error::StoreError;
+pub use pool::Store;
+pub use sealer::{SealError, Sealer};

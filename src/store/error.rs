@@ -1,0 +1,66 @@
+//! What can go wrong between Orderly and Postgres, by what the caller does about it?
+
+use tokio_postgres::error::SqlState;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nobody answers, or it is not ready: try again later. To a client a 503.
+    #[error("the database is out of reach")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A lock could not be had in time: try again. To a client a 503.
+    #[error("the database is busy with the same rows")]
+    Busy(#[source] tokio_postgres::Error),
+    /// Postgres refused the statement; a defect of ours, or of the database's set-up.
+    #[error("the database refused a statement")]
+    Refused(#[source] tokio_postgres::Error),
+    /// What is stored cannot be read.
+    #[error("stored data cannot be read: {0}")]
+    Corrupt(String),
+    /// The settings do not name a database.
+    #[error("DATABASE_URL is wrong: {0}")]
+    Settings(String),
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if error.is_closed() {
+            return StoreError::Unreachable(Box::new(error));
+        }
+        let Some(code) = error.code() else {
+            // Without an SQLSTATE it is I/O, TLS, or a value that does not encode.
+            let broken = std::error::Error::source(&error).is_some_and(|source| source.is::<std::io::Error>());
+            return if broken { StoreError::Unreachable(Box::new(error)) } else { StoreError::Refused(error) };
+        };
+        // Classes: 08 connection, 53 resources (disk full, connections, memory), 57P shutdown, 25006 a
+        // standby, 58 system errors (I/O).
+        let class = &code.code()[..2];
+        if class == "08"
+            || class == "53"
+            || class == "58"
+            || code.code().starts_with("57P")
+            || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+        {
+            return StoreError::Unreachable(Box::new(error));
+        }
+        if [
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::QUERY_CANCELED,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+        ]
+        .contains(code)
+        {
+            return StoreError::Busy(error);
+        }
+        StoreError::Refused(error)
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for StoreError {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        match error {
+            deadpool_postgres::PoolError::Backend(error) => StoreError::Unreachable(Box::new(error)),
+            other => StoreError::Unreachable(Box::new(other)),
+        }
+    }
+}

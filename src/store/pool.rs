@@ -1,0 +1,84 @@
+//! How do API processes share connections?
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::connect::Connector;
+use super::{Sealer, StoreError};
+
+/// A statement that takes longer is given up with its connection: a client hears 503 within 5 s (G4), and
+/// a server that no longer answers must not eat the pool.
+const STATEMENT_TIMEOUT: Duration = Duration::from_millis(4_500);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The database, for everything but a worker's session. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+    connector: Connector,
+    pub(crate) sealer: Sealer,
+}
+
+/// A parameter with its type, so that no statement needs a name and none is described first: a
+/// transaction pooler may give each statement another server connection.
+pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+impl Store {
+    /// Nothing is connected until the first use. `size` is the most connections held at once.
+    pub fn open(url: &str, size: usize, sealer: Sealer) -> Result<Store, StoreError> {
+        let connector = Connector::parse(url)?;
+        let manager = Manager::from_config(
+            connector.config().clone(),
+            connector.tls(),
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(size)
+            .wait_timeout(Some(WAIT_TIMEOUT))
+            .create_timeout(Some(WAIT_TIMEOUT))
+            .recycle_timeout(Some(Duration::from_secs(2)))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| StoreError::Settings(error.to_string()))?;
+        Ok(Store { pool, connector, sealer })
+    }
+
+    /// For connections outside the pool.
+    pub fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    pub(crate) async fn client(&self) -> Result<Object, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+
+    /// One unnamed statement; its rows.
+    pub(crate) async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
+        self.query_within(STATEMENT_TIMEOUT, sql, parameters).await
+    }
+
+    /// The same with a limit of its own. After it, what became of the statement is not known.
+    pub(crate) async fn query_within(
+        &self,
+        limit: Duration,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        let client = self.client().await?;
+        match tokio::time::timeout(limit, client.query_typed(sql, parameters)).await {
+            Ok(rows) => Ok(rows?),
+            Err(elapsed) => {
+                drop(Object::take(client));
+                Err(StoreError::Unreachable(Box::new(elapsed)))
+            }
+        }
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.query("select 1", &[]).await.map(drop)
+    }
+}
