@@ -77,8 +77,6 @@ create table orderly.claims (
     since            timestamptz,
     floor            bigint not null default 0, -- every sequence up to this one has ended
     last_delivered   bigint not null default 0, -- exact when released in order; else see the log
-    skips_after      bigint not null default 0, -- what was last delivered when these …
-    skips_count      bigint not null default 0, -- … ended another way; valid while it still is
     head_sequence    bigint,                    -- the message the next four speak of
     head_attempts    integer not null default 0,
     last_error       text,
@@ -87,6 +85,15 @@ create table orderly.claims (
 ) with (fillfactor = 70);
 create index claims_by_owner on orderly.claims (owner) where owner is not null;
 create index claims_due on orderly.claims (next_attempt_at) where owner is null and next_attempt_at is not null;
+
+-- What ended other than by delivery, beyond what was last delivered: for orderly-skipped. An entry may
+-- stand for several messages, the last of which it names. Entries below the last delivered count no more.
+create table orderly.skips (
+    destination_id   bigint not null,
+    sequence         bigint not null,
+    count            bigint not null,
+    primary key (destination_id, sequence)
+);
 
 -- Ranges by day are attached ahead of time; the default one takes what finds none.
 create table orderly.attempts (
