@@ -5,7 +5,10 @@
 //! no named prepared statements, no session state. A worker's go over connections of its own
 //! ([`connect`]).
 
+pub(crate) mod bell;
 pub mod connect;
+pub mod control;
+pub mod enqueue;
 mod error;
 pub mod migrate;
 mod pool;
