@@ -13,6 +13,8 @@ mod error;
 pub mod migrate;
 mod pool;
 mod sealer;
+pub mod session;
+pub mod workers;
 
 pub use error::StoreError;
 pub use pool::Store;
