@@ -16,6 +16,7 @@ mod sealer;
 pub mod session;
 pub mod workers;
 
+pub(crate) use connect::chain;
 pub use error::StoreError;
 pub use pool::Store;
 pub use sealer::{SealError, Sealer};
