@@ -4,7 +4,11 @@
 //! here knows of queues, retries or the database.
 
 mod guard;
+mod keys;
 mod resolver;
+mod signature;
 
 pub use guard::{Guard, GuardError, Refusal};
+pub use keys::{KeyError, SigningKey, SigningKeys};
 pub use resolver::{Looking, Lookup, ResolveError, SystemLookup};
+pub use signature::{sign, whsec};
