@@ -10,5 +10,6 @@
 //! `worker → store, delivery, domain`; `store → domain`; `delivery → domain`; `domain →` nothing.
 
 pub mod config;
+pub mod delivery;
 pub mod domain;
 pub mod store;
