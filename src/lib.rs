@@ -13,3 +13,4 @@ pub mod config;
 pub mod delivery;
 pub mod domain;
 pub mod store;
+pub mod worker;

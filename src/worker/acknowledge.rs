@@ -31,9 +31,13 @@ impl Acknowledger {
             while items.recv_many(&mut batch, BATCH).await > 0 {
                 // One order for all row locks; a lane has at most one outcome under way.
                 batch.sort_by_key(|item| item.acknowledgement.destination);
-                let (outcomes, waiting): (Vec<_>, Vec<_>) = batch.drain(..).map(|item| (item.acknowledgement, item.committed)).unzip();
+                let (outcomes, waiting): (Vec<_>, Vec<_>) =
+                    batch.drain(..).map(|item| (item.acknowledgement, item.committed)).unzip();
                 if let Err(error) = commit(&session, &outcomes, keep_payloads).await {
-                    tracing::error!(error = crate::store::chain(&error), "outcomes could not be written; the session is given up");
+                    tracing::error!(
+                        error = crate::store::chain(&error),
+                        "outcomes could not be written; the session is given up"
+                    );
                     lost.cancel();
                     return;
                 }

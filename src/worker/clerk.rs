@@ -72,7 +72,11 @@ pub async fn run(
                 return lost.cancel();
             }
             Err(error) => {
-                tracing::error!(error = crate::store::chain(&error), destinations = claims.len(), "destinations could not be claimed");
+                tracing::error!(
+                    error = crate::store::chain(&error),
+                    destinations = claims.len(),
+                    "destinations could not be claimed"
+                );
                 for id in claims {
                     let _ = reports.send(Report::ClaimFailed(DestinationId(id)));
                 }

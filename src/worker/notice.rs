@@ -41,12 +41,14 @@ impl Notice {
             'b' => ids(rest).map(Notice::Bell),
             'w' => ids(rest).map(Notice::Wake),
             'r' => ids(rest).map(Notice::Asked),
-            'j' => rest.split_once(':').and_then(|(id, kind)| Some(Notice::Joined(WorkerId(id.parse().ok()?), kind.to_owned()))),
+            'j' => rest
+                .split_once(':')
+                .and_then(|(id, kind)| Some(Notice::Joined(WorkerId(id.parse().ok()?), kind.to_owned()))),
             'l' => number().map(|id| Notice::Left(WorkerId(id))),
             'd' => number().map(|id| Notice::Draining(WorkerId(id))),
-            'p' => number()
-                .zip(number())
-                .map(|(to, round)| Notice::Ping { to: WorkerId(to), round: round.unsigned_abs() }),
+            'p' => {
+                number().zip(number()).map(|(to, round)| Notice::Ping { to: WorkerId(to), round: round.unsigned_abs() })
+            }
             'o' => number().map(|id| Notice::Pong { from: WorkerId(id) }),
             'm' => match (number(), number(), number()) {
                 (Some(by), Some(about), Some(round)) => {
