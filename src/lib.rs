@@ -11,4 +11,5 @@
 
 pub mod config;
 pub mod domain;
+pub mod embedded;
 pub mod store;
