@@ -26,7 +26,7 @@ pub enum Environment {
 
 #[derive(Clone, Args)]
 pub struct DatabaseSettings {
-    /// Where Postgres is: postgres://user:password@host[:port][,host…]/database?sslmode=require
+    /// Where Postgres is: postgres://user:password@host:port/database?sslmode=require (several: host1,host2)
     #[arg(long = "database-url", env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub url: String,
 }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! It runs in a process group of its own, so that a terminal's Ctrl-C does not reach it before its clients
-//! have finished; and a watchdog stops it should this process die in any way ([`watchdog`]).
+//! have finished; and a watchdog stops it should this process die in any way (see `watchdog`).
 
 mod binaries;
 mod cluster;
