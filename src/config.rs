@@ -148,7 +148,7 @@ pub struct LogSettings {
 
     /// What is logged: a level (error, warn, info, debug, trace), or one for each part, as in
     /// info,orderly::worker=debug
-    #[arg(long, env = "ORDERLY_LOG", value_name = "FILTER", default_value = "info", global = true,
+    #[arg(long, env = "ORDERLY_LOG", value_name = "FILTER", default_value = "info,refinery_core=warn", global = true,
           value_parser = parse_log_filter)]
     pub log: String,
 }

@@ -179,6 +179,13 @@ impl EmbeddedPostgres {
         Ok(())
     }
 
+    /// Waits until the server process ends, by itself or by [`stop`](Self::stop); at once when it does not run.
+    pub async fn ended(&self) {
+        if let Some(server) = &self.server {
+            server.ended().await;
+        }
+    }
+
     /// Of the database `postgres`.
     pub fn url(&self) -> String {
         self.url_for("postgres")

@@ -93,7 +93,7 @@ async fn a_taken_port_is_one_line() {
 
 #[tokio::test]
 async fn dev_runs_once_for_a_folder_keeps_its_data_and_stops_on_a_signal() {
-    let folder = scratch_folder("kept");
+    let folder = scratch_folder();
     let path = folder.to_str().unwrap();
     let arguments = ["dev", "--data-dir", path, "--listen", "127.0.0.1:0"];
     for signal in [Signal::INT, Signal::TERM] {

@@ -1,6 +1,7 @@
 //! Does the private Postgres start, stop, and come back from whatever happened to it?
 
 use std::path::Path;
+use std::time::Duration;
 
 use orderly::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres, Keep, StopMode, remove};
 use orderly::store::connect::{Connector, Dedicated};
@@ -28,7 +29,7 @@ async fn write_note(postgres: &EmbeddedPostgres) {
 
 #[tokio::test]
 async fn data_outlives_a_stop_a_restart_and_a_kill() {
-    let folder = scratch_folder("kept");
+    let folder = scratch_folder();
     let mut postgres = EmbeddedPostgres::start(options(&folder)).await.expect("it starts");
     write_note(&postgres).await;
     let port = postgres.port();
@@ -72,14 +73,13 @@ async fn nobody_gets_in_without_the_password() {
 #[tokio::test]
 async fn a_taken_port_and_a_wrong_setting_are_told() {
     let first = private_postgres().await;
-    let taken =
-        EmbeddedOptions { port: Some(first.port()), keep: Keep::Nothing, ..options(&scratch_folder("private")) };
+    let taken = EmbeddedOptions { port: Some(first.port()), keep: Keep::Nothing, ..options(&scratch_folder()) };
     let error = EmbeddedPostgres::start(taken).await.expect_err("the port is taken");
     assert!(matches!(error, EmbeddedError::PortTaken { port } if port == first.port()), "{error:?}");
     let wrong = EmbeddedOptions {
         settings: vec![("shared_buffers".to_owned(), "plenty".to_owned())],
         keep: Keep::Nothing,
-        ..options(&scratch_folder("private"))
+        ..options(&scratch_folder())
     };
     let error = EmbeddedPostgres::start(wrong).await.expect_err("no such value").to_string();
     assert!(error.contains("shared_buffers") && !error.contains('\n'), "{error}");
@@ -87,36 +87,34 @@ async fn a_taken_port_and_a_wrong_setting_are_told() {
 
 #[tokio::test]
 async fn data_of_another_version_is_left_alone() {
-    let folder = scratch_folder("kept");
+    let folder = scratch_folder();
     drop(EmbeddedPostgres::start(options(&folder)).await.expect("it starts"));
-    let base = moved_or(&folder);
-    std::fs::write(base.join("postgres/PG_VERSION"), "9\n").unwrap();
+    std::fs::write(folder.join("postgres/PG_VERSION"), "9\n").unwrap();
     let error = EmbeddedPostgres::start(options(&folder)).await.expect_err("the versions differ");
     assert!(matches!(error, EmbeddedError::OtherMajor { found: 9, .. }), "{error:?}");
     remove(&folder).await.expect("nobody uses it any more");
 }
 
-/// The folder, where the user that runs Postgres can reach it.
-fn moved_or(folder: &Path) -> std::path::PathBuf {
-    assert!(folder.join("postgres").is_dir(), "run the tests where others may enter the build's folder");
-    folder.to_owned()
-}
-
 #[tokio::test]
 async fn a_killed_starter_takes_its_postgres_along() {
-    let folder = scratch_folder("kept");
+    let folder = scratch_folder();
     let dev = dev_process(&folder).await;
-    let server = postmaster(&folder);
     dev.signal(Signal::KILL);
     dev.ended().await;
-    wait_until_gone(server).await;
+    // Not our child, so there is no event to wait for; it removes this file last.
+    let gone = async {
+        while folder.join("postgres/postmaster.pid").exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("the server ends with its starter");
     remove(&folder).await.expect("nobody uses it any more");
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_a_killed_starter_left_behind_is_stopped_by_the_next() {
-    let folder = scratch_folder("kept");
-    // Without its starter and its watchdog, as after both were killed: the test starts it itself.
+    let folder = scratch_folder();
     let mut postgres = EmbeddedPostgres::start(options(&folder)).await.expect("it starts");
     write_note(&postgres).await;
     postgres.stop(StopMode::Fast).await.expect("it stops");
@@ -135,6 +133,25 @@ async fn what_a_killed_starter_left_behind_is_stopped_by_the_next() {
     remove(&folder).await.expect("nobody uses it any more");
 }
 
+#[tokio::test]
+async fn dev_starts_a_postgres_that_died_again() {
+    let folder = scratch_folder();
+    let mut dev = dev_process(&folder).await;
+    let url = std::fs::read_to_string(folder.join("url")).expect("its URL");
+    kill_process(postmaster(&folder), Signal::KILL).unwrap();
+    dev.stderr_line("Postgres ended by itself and is started again").await;
+    let connector = Connector::parse(url.trim()).expect("its URL is sound");
+    let back = async {
+        while connector.dedicated().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, back).await.expect("it comes back where it was");
+    dev.signal(Signal::INT);
+    assert_eq!(dev.ended().await.code(), 0);
+    remove(&folder).await.expect("nobody uses it any more");
+}
+
 async fn dev_process(folder: &Path) -> Process {
     let folder = folder.to_str().expect("a path in UTF-8");
     let mut dev = Process::start(&["dev", "--data-dir", folder, "--listen", "127.0.0.1:0"], &[]);
@@ -149,33 +166,17 @@ fn postmaster(folder: &Path) -> Pid {
 }
 
 /// `kill -9` of the shell that guards the server of this process, found by its parent and its name.
+#[cfg(target_os = "linux")]
 fn kill_watchdog_of(process: &Process) {
-    let output = std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid=,args="]).output().expect("ps is there");
-    let parent = process.pid().as_raw_pid().to_string();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let watchdog = text
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .find(|words| words.get(1) == Some(&parent.as_str()) && words.contains(&"orderly-watchdog"))
-        .and_then(|words| words[0].parse().ok())
-        .and_then(Pid::from_raw)
+    let parent = format!("PPid:\t{}\n", process.pid().as_raw_pid());
+    let watchdog = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find(|entry| {
+            let read = |name| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+            read("status").contains(&parent) && read("cmdline").contains("orderly-watchdog")
+        })
+        .and_then(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
         .expect("the watchdog runs");
     kill_process(watchdog, Signal::KILL).unwrap();
-}
-
-async fn wait_until_gone(process: Pid) {
-    // Not our child: there is no event to wait for.
-    let gone = async {
-        while test_kill_process(process).is_ok() && !is_zombie(process) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.expect("the server ends with its starter");
-}
-
-/// Where nobody collects orphans, as in some containers, they stay as zombies.
-fn is_zombie(process: Pid) -> bool {
-    let output =
-        std::process::Command::new("ps").args(["-o", "stat=", "-p", &process.as_raw_pid().to_string()]).output();
-    output.is_ok_and(|output| output.stdout.first() == Some(&b'Z'))
 }

@@ -6,10 +6,11 @@ pub mod database;
 pub mod process;
 pub mod receiver;
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use orderly::embedded::{EmbeddedOptions, EmbeddedPostgres, Keep};
+use orderly::embedded::{self, EmbeddedOptions, EmbeddedPostgres, Keep};
 
 pub use api::Api;
 pub use database::TestDatabase;
@@ -25,15 +26,37 @@ pub fn postgres_bin() -> Option<PathBuf> {
     std::env::var_os("ORDERLY_PG_BIN").map(PathBuf::from)
 }
 
-/// A folder below the build's, with a name of its own.
-pub fn scratch_folder(kind: &str) -> PathBuf {
-    let name = format!("{kind}-{}-{:08x}", std::process::id(), rand::random::<u32>());
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+/// What the names of our folders begin with.
+const SCRATCH: &str = "orderly-test-";
+
+/// A name for a folder that is not there yet. What is left in it is removed by a later run.
+pub fn scratch_folder() -> PathBuf {
+    scratch_root().join(format!("{SCRATCH}{}-{:08x}", std::process::id(), rand::random::<u32>()))
+}
+
+/// Below the build's folder; as root only if others may enter that, for Postgres does not run as root.
+fn scratch_root() -> PathBuf {
+    let build = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let enterable = |folder: &Path| folder.metadata().is_ok_and(|found| found.mode() & 0o001 != 0);
+    let fits = !rustix::process::geteuid().is_root() || build.ancestors().all(enterable);
+    if fits { build } else { std::env::temp_dir() }
+}
+
+/// Folders of runs that were killed together with their watchdog. One that is in use is left alone.
+pub async fn sweep_scratch_folders() {
+    let Ok(children) = std::fs::read_dir(scratch_root()) else { return };
+    for child in children.flatten() {
+        let ours = child.file_name().to_string_lossy().starts_with(SCRATCH);
+        if ours && child.path().join("lock").exists() {
+            // In use, or gone in this moment.
+            let _ = embedded::remove(&child.path()).await;
+        }
+    }
 }
 
 /// A Postgres for one test alone, to be killed and restarted. It keeps what it committed.
 pub async fn private_postgres() -> EmbeddedPostgres {
     let options =
-        EmbeddedOptions { bin: postgres_bin(), keep: Keep::Nothing, ..EmbeddedOptions::new(scratch_folder("private")) };
+        EmbeddedOptions { bin: postgres_bin(), keep: Keep::Nothing, ..EmbeddedOptions::new(scratch_folder()) };
     EmbeddedPostgres::start(options).await.expect("a private Postgres starts")
 }

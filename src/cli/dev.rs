@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
@@ -21,6 +22,9 @@ const LOOPBACK: [IpNet; 2] = [
     IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
     IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
 ];
+
+/// Should Postgres end as soon as it starts, this keeps the machine usable.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -41,14 +45,14 @@ pub(super) async fn run(arguments: Arguments, stop: CancellationToken) -> Result
         () = stop.cancelled() => return Ok(()),
         started = EmbeddedPostgres::start(options) => started?,
     };
-    let outcome = run_on(&postgres, settings, stop).await;
+    let outcome = run_on(&mut postgres, settings, stop).await;
     // Last, and in any case: the worker has acknowledged what was in flight.
     postgres.stop(StopMode::Fast).await?;
     outcome
 }
 
 async fn run_on(
-    postgres: &EmbeddedPostgres,
+    postgres: &mut EmbeddedPostgres,
     mut settings: DevSettings,
     stop: CancellationToken,
 ) -> Result<(), CliError> {
@@ -75,10 +79,27 @@ async fn run_on(
         stop.cancel();
         ended
     };
-    let (api, worker) = tokio::join!(api, worker);
-    api?;
-    worker?;
-    Ok(())
+    let running = async {
+        let (api, worker) = tokio::join!(api, worker);
+        api?;
+        worker?;
+        Ok(())
+    };
+    // Both outlive a database that is gone for a while.
+    tokio::select! {
+        ended = running => ended,
+        failed = keep_running(postgres) => failed,
+    }
+}
+
+/// Ends only with an error: when Postgres does not come back.
+async fn keep_running(postgres: &mut EmbeddedPostgres) -> Result<(), CliError> {
+    loop {
+        postgres.ended().await;
+        tracing::error!(log = %postgres.log_file().display(), "Postgres ended by itself and is started again");
+        tokio::time::sleep(RESTART_PAUSE).await;
+        postgres.launch().await?;
+    }
 }
 
 /// For psql and for further workers; the password is in it.

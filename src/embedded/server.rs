@@ -123,6 +123,11 @@ impl Server {
         }
     }
 
+    pub async fn ended(&self) {
+        // An error means that the thread that waits for it is gone, which ends after the server.
+        let _ = self.exit.clone().wait_for(Option::is_some).await;
+    }
+
     pub async fn exited_within(&mut self, limit: Duration) -> bool {
         tokio::time::timeout(limit, self.exit.wait_for(Option::is_some)).await.is_ok()
     }

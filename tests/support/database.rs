@@ -7,12 +7,12 @@
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use orderly::embedded::{self, EmbeddedOptions, EmbeddedPostgres, Keep};
+use orderly::embedded::{EmbeddedOptions, EmbeddedPostgres, Keep};
 use orderly::store::connect::{Connector, Dedicated};
 use orderly::store::{Store, migrate};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{postgres_bin, scratch_folder};
+use super::{postgres_bin, scratch_folder, sweep_scratch_folders};
 
 /// Databases of runs that ended without dropping them go after this long.
 const LEFTOVER_SECONDS: u64 = 3600;
@@ -123,7 +123,7 @@ impl Databases {
         let (postgres, url) = match std::env::var("ORDERLY_TEST_DATABASE_URL") {
             Ok(url) => (None, with_placeholder(&url)?),
             Err(_) => {
-                sweep_folders().await;
+                sweep_scratch_folders().await;
                 let postgres = EmbeddedPostgres::start(shared_options()).await.map_err(one_line)?;
                 let url = postgres.url_for("{}");
                 (Some(postgres), url)
@@ -168,20 +168,7 @@ fn shared_options() -> EmbeddedOptions {
         bin: postgres_bin(),
         settings: vec![("max_connections".to_owned(), "400".to_owned()), off("fsync"), off("full_page_writes")],
         keep: Keep::Nothing,
-        ..EmbeddedOptions::new(scratch_folder("shared"))
-    }
-}
-
-/// Folders of runs that were killed together with their watchdog. One that is in use is left alone.
-async fn sweep_folders() {
-    let Ok(children) = std::fs::read_dir(env!("CARGO_TARGET_TMPDIR")) else { return };
-    for child in children.flatten() {
-        let name = child.file_name();
-        let ours = ["shared-", "private-"].iter().any(|kind| name.to_string_lossy().starts_with(kind));
-        if ours && child.path().join("lock").exists() {
-            // In use, or gone in this moment.
-            let _ = embedded::remove(&child.path()).await;
-        }
+        ..EmbeddedOptions::new(scratch_folder())
     }
 }
 
