@@ -9,8 +9,11 @@
 //! Who may use what: `cli → api, worker, embedded, config`; `api → store, delivery, domain`;
 //! `worker → store, delivery, domain`; `store → domain`; `delivery → domain`; `domain →` nothing.
 
+pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod domain;
+pub mod embedded;
 pub mod store;
+pub mod telemetry;
 pub mod worker;
