@@ -13,4 +13,4 @@ mod sealer;
 
 pub use error::StoreError;
 pub use pool::Store;
-pub use sealer::{SealError, Sealer};
+pub use sealer::{SealError, Sealer, SecretsKeyError};
