@@ -19,4 +19,4 @@ pub mod workers;
 pub(crate) use connect::chain;
 pub use error::StoreError;
 pub use pool::Store;
-pub use sealer::{SealError, Sealer};
+pub use sealer::{SealError, Sealer, SecretsKeyError};
