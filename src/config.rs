@@ -3,7 +3,6 @@
 //! Every setting stands here once: its flag, its environment variable, its default, its meaning. The
 //! environment is read nowhere else. Secrets do not show in `Debug`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +10,10 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use crate::domain::RetryPolicy;
+
+mod serve;
+
+pub use serve::{ServeSettings, SettingsError, TokenKeys};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Environment {
@@ -120,13 +123,6 @@ impl WorkerSettings {
     pub fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy { max_retries: self.retry, delay: self.retry_delay, backoff: 1.0 }
     }
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct ServeSettings {
-    /// Where the API listens
-    #[arg(long, env = "ORDERLY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8000")]
-    pub listen: SocketAddr,
 }
 
 /// A number of seconds: 0 and fractions are fine, at most a day.

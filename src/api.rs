@@ -1,0 +1,4 @@
+//! How do clients speak with Orderly?
+
+pub mod auth;
+mod refusal;

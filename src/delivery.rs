@@ -1,0 +1,3 @@
+//! How does a message reach its receiver?
+
+pub mod fetch;
