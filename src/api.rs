@@ -2,3 +2,4 @@
 
 pub mod auth;
 mod refusal;
+pub mod server;
