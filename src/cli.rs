@@ -3,12 +3,14 @@
 //! Results go to stdout, logs and errors to stderr. Exit codes: 0 done, 1 failed at run time, 2 wrong usage.
 
 mod dev;
+pub mod keygen;
 mod migrate;
 mod openapi;
 mod receiver;
 mod serve;
 mod shims;
 mod stop;
+pub mod token;
 mod worker;
 
 use std::io::Write;

@@ -3,7 +3,6 @@
 //! Every setting stands here once: its flag, its environment variable, its default, its meaning. The
 //! environment is read nowhere else. Secrets do not show in `Debug`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +11,9 @@ use ipnet::IpNet;
 
 use crate::domain::RetryPolicy;
 
+mod serve;
+
+pub use serve::{ServeSettings, SettingsError, TokenKeys};
 mod trying_out;
 
 pub use trying_out::{DevSettings, ReceiverSettings};
@@ -124,13 +126,6 @@ impl WorkerSettings {
     pub fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy { max_retries: self.retry, delay: self.retry_delay, backoff: 1.0 }
     }
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct ServeSettings {
-    /// Where the API listens
-    #[arg(long, env = "ORDERLY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8000")]
-    pub listen: SocketAddr,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

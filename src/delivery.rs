@@ -7,6 +7,7 @@
 
 mod client;
 mod failure;
+pub mod fetch;
 mod gate;
 mod guard;
 mod keys;
