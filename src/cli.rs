@@ -6,6 +6,7 @@ mod dev;
 pub mod keygen;
 mod migrate;
 mod openapi;
+mod parts;
 mod receiver;
 mod serve;
 mod shims;
@@ -18,11 +19,13 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 use crate::config::LogSettings;
+use crate::delivery::{ClientError, KeyError};
 use crate::embedded::EmbeddedError;
 use crate::store::connect::chain;
 use crate::store::migrate::MigrateError;
-use crate::store::{Store, StoreError};
+use crate::store::{SecretsKeyError, Store, StoreError};
 use crate::telemetry;
+use crate::worker::WorkerError;
 
 /// Strictly ordered webhook delivery on Postgres alone
 #[derive(Debug, Parser)]
@@ -49,6 +52,10 @@ enum Command {
     Openapi(openapi::Arguments),
     /// Receive webhooks and print each with its sequence: to try it out
     Receiver(receiver::Arguments),
+    /// Make a key to sign deliveries with: the private one (PEM) on stdout, its public forms on stderr
+    Keygen,
+    /// Make a token to try the API with
+    Token(token::TokenArgs),
 }
 
 /// Why a command ended with 1.
@@ -63,7 +70,21 @@ pub enum CliError {
     #[error(transparent)]
     Serve(#[from] shims::ServeError),
     #[error(transparent)]
-    Worker(#[from] shims::WorkerError),
+    Worker(#[from] WorkerError),
+    #[error("production needs a key to sign with: --signing-key (make one with `orderly keygen`)")]
+    NoSigningKey,
+    #[error("--egress-proxy is not a URL")]
+    Proxy,
+    #[error(transparent)]
+    Secrets(#[from] SecretsKeyError),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Keygen(#[from] keygen::KeygenError),
+    #[error(transparent)]
+    Token(#[from] token::TokenError),
     #[error("cannot listen on {address}")]
     Listen { address: std::net::SocketAddr, source: std::io::Error },
     #[error("cannot write to stdout")]
@@ -92,6 +113,8 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Command::Migrate(arguments) => migrate::run(arguments).await,
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Receiver(arguments) => receiver::run(arguments, stop).await,
+            Command::Keygen => Ok(keygen::run()?),
+            Command::Token(arguments) => Ok(token::run(&arguments)?),
         }
     });
     // What still blocks a thread (a name being resolved) must not keep the process.

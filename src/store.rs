@@ -14,6 +14,7 @@ pub mod migrate;
 mod pool;
 mod sealer;
 pub mod session;
+mod signing_keys;
 pub mod workers;
 
 pub(crate) use connect::chain;

@@ -11,11 +11,13 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use super::serve::CONNECTIONS;
-use super::shims::{api, worker};
+use super::shims::api;
+use super::parts::{assemble, host_name};
 use super::{CliError, open_store, print};
 use crate::config::DevSettings;
 use crate::embedded::{EmbeddedOptions, EmbeddedPostgres, StopMode};
 use crate::store::migrate;
+use crate::worker::Worker;
 
 /// Those of this machine itself; a newcomer's receiver is there.
 const LOOPBACK: [IpNet; 2] = [
@@ -64,6 +66,9 @@ async fn run_on(
 
     settings.common.allow_networks.extend(LOOPBACK);
     settings.worker.persistent = true;
+    let parts = assemble(&url, CONNECTIONS, &settings.common).await?;
+    // Its Postgres is nobody else's: after a restart no other worker can be sending.
+    let processor = Worker::new(parts.store, parts.client, settings.worker, host_name()).without_grace();
     let announce = |address| {
         // Nobody may be reading; it runs all the same.
         let _ = print(&greeting(address, &url_file));
@@ -75,7 +80,7 @@ async fn run_on(
         ended
     };
     let worker = async {
-        let ended = worker::run(&url, settings.worker.clone(), &settings.common, stop.clone()).await;
+        let ended = processor.run(stop.clone()).await;
         stop.cancel();
         ended
     };

@@ -8,9 +8,6 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: std::io::Error },
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {}
-
 pub(super) mod api {
     use std::net::SocketAddr;
 
@@ -43,29 +40,3 @@ pub(super) mod api {
     }
 }
 
-pub(super) mod worker {
-    use tokio_util::sync::CancellationToken;
-
-    use super::WorkerError;
-    use crate::config::{CommonSettings, WorkerSettings};
-
-    pub struct Summary;
-
-    impl std::fmt::Display for Summary {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("delivered 0")
-        }
-    }
-
-    pub async fn run(
-        _database_url: &str,
-        settings: WorkerSettings,
-        _common: &CommonSettings,
-        stop: CancellationToken,
-    ) -> Result<Summary, WorkerError> {
-        if settings.persistent {
-            stop.cancelled().await;
-        }
-        Ok(Summary)
-    }
-}
