@@ -4,5 +4,7 @@
 mod support;
 
 mod command_line;
+mod delivery;
 mod embedded;
 mod migrations;
+mod takeover;
