@@ -53,13 +53,13 @@ $$;
 -- Locks: the queues rows in id order, `skip locked`, so it never waits while it holds something and
 -- cannot deadlock; held to the commit, and the number is drawn after: within a destination numbers rise
 -- in commit order (G2). A crash before the commit leaves nothing; after it, all, and the sweep finds what
--- no bell told. With `patient`, it waits for the locks first: for one destination at a time.
+-- no bell told. `wait_for` names one destination whose lock it waits for first, while it holds nothing.
 --
--- status: queued, unknown (or another tenant's), disabled, full, locked (try again, apart), withheld (another item of its group
--- was wrong). The keys are looked up by index: with statistics of an empty table the planner would hash.
+-- status: queued, unknown (or another tenant's), disabled, full, locked (try again, apart), withheld
+-- (another item of its group was wrong). The keys are looked up by index: with statistics of an empty table the planner would hash.
 create function orderly.enqueue_batch(
     groups integer[], destination_ids bigint[], tenants text[], payloads bytea[], content_types text[],
-    headers text[], ttls integer[], patient boolean)
+    headers text[], ttls integer[], wait_for bigint)
     returns table (status text, sequence bigint, created_at timestamptz, expires_at timestamptz)
     language plpgsql
     set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = off
@@ -70,9 +70,9 @@ declare
     at timestamptz := clock_timestamp();
 begin
     perform orderly.commit_durably();
-    if patient then
+    if wait_for is not null then
         perform set_config('lock_timeout', '2s', true);
-        perform from orderly.queues q where q.destination_id = any (wanted) order by q.destination_id for no key update;
+        perform from orderly.queues q where q.destination_id = wait_for for no key update;
     end if;
     return query
     with locked as materialized (
@@ -111,6 +111,51 @@ begin
            at + make_interval(secs => j.ttl)
     from judged j left join numbered d on d.n = j.n
     order by j.n;
+end
+$$;
+
+-- The same for one request under an idempotency key: its twin waits for the lock, and the look-up, a
+-- statement of its own, then sees what the twin committed. The key is kept in the transaction that queues.
+-- status may also be: reused (the key came with another body before).
+create function orderly.enqueue_once(
+    caller text, path text, key text, body_hash bytea, destination_ids bigint[], payloads bytea[], content_types text[],
+    headers text[], ttls integer[], wait_for bigint)
+    returns table (status text, destination_id bigint, sequence bigint, created_at timestamptz, expires_at timestamptz)
+    language plpgsql as $$
+#variable_conflict use_variable
+declare
+    owner text := coalesce(caller, '');
+    known orderly.idempotency_keys;
+    outcome jsonb;
+begin
+    perform set_config('lock_timeout', '3s', true);
+    perform pg_advisory_xact_lock(orderly.idempotency_lock(jsonb_build_array(owner, path, key)::text));
+    select * into known from orderly.idempotency_keys k
+    where k.tenant = owner and k.path = path and k.key = key and k.created_at > clock_timestamp() - interval '24 hours';
+    if found then
+        if known.body_hash <> body_hash then
+            status := 'reused';
+            return next;
+            return;
+        end if;
+        outcome := known.answer;
+    else
+        select jsonb_agg(jsonb_build_object('status', b.status, 'destination_id', i.id, 'sequence', b.sequence,
+                                            'created_at', b.created_at, 'expires_at', b.expires_at) order by b.n) into outcome
+        from orderly.enqueue_batch(
+                 array_fill(0, array[cardinality(destination_ids)]), destination_ids,
+                 array_fill(caller, array[cardinality(destination_ids)]), payloads, content_types, headers, ttls, wait_for)
+             with ordinality as b (status, sequence, created_at, expires_at, n)
+        join unnest(destination_ids) with ordinality as i (id, n) on i.n = b.n;
+        if not jsonb_path_exists(outcome, '$[*] ? (@.status != "queued")') then
+            insert into orderly.idempotency_keys as k (tenant, path, key, body_hash, answer) values (owner, path, key, body_hash, outcome)
+            on conflict on constraint idempotency_keys_pkey
+            do update set body_hash = excluded.body_hash, answer = excluded.answer, created_at = excluded.created_at;
+        end if;
+    end if;
+    return query select o.status, o.destination_id, o.sequence, o.created_at, o.expires_at
+                 from jsonb_to_recordset(outcome) as o (status text, destination_id bigint, sequence bigint,
+                                                        created_at timestamptz, expires_at timestamptz);
 end
 $$;
 

@@ -63,22 +63,30 @@ create function orderly.grace_left_ms(grace_seconds double precision) returns bi
     where exists (select from orderly.workers w where w.since < i.since)
 $$;
 
--- Waits for a peer's lock: true the moment the peer's session is gone. One statement for the client in
--- `seconds`, and no snapshot older than a second: it gives up each second, commits, and waits again.
+-- Waits for the lock of the next worker in the ring: `gone` is its id the moment its session has ended, null
+-- after `seconds`, 0 at once when there is no other. One statement for the client, and no snapshot older
+-- than a second: it gives up each second, commits, and looks again who is next.
 -- Needs lock_timeout = 1s on the session.
-create procedure orderly.watch(peer bigint, seconds integer, inout gone boolean default false)
+create procedure orderly.watch(me bigint, seconds integer, inout gone bigint default null)
     language plpgsql as $$
 declare
     until timestamptz := clock_timestamp() + make_interval(secs => seconds);
+    peer bigint;
 begin
     loop
+        select coalesce((select min(w.id) from orderly.workers w where w.id > me),
+                        (select min(w.id) from orderly.workers w where w.id < me)) into peer;
+        if peer is null then
+            gone := 0;
+            return;
+        end if;
         begin
             perform pg_advisory_lock_shared(orderly.worker_lock(peer));
-            gone := true;
+            gone := peer;
         exception when lock_not_available then
             null;
         end;
-        if gone then
+        if gone is not null then
             perform pg_advisory_unlock_shared(orderly.worker_lock(peer));
             return;
         end if;

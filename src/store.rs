@@ -5,11 +5,16 @@
 //! no named prepared statements, no session state. A worker's go over connections of its own
 //! ([`connect`]).
 
+pub(crate) mod bell;
 pub mod connect;
+pub mod control;
+pub mod enqueue;
 mod error;
 pub mod migrate;
 mod pool;
 mod sealer;
+pub mod session;
+pub mod workers;
 
 pub use error::StoreError;
 pub use pool::Store;

@@ -32,13 +32,13 @@ pub struct Connector {
     tls: MakeRustlsConnect,
 }
 
-/// A connection of one's own. Dropping it ends the session, and with it its locks.
+/// A connection of one's own. Dropping its client ends the session, and with it its locks.
 pub struct Dedicated {
     pub client: Client,
     /// Channel and payload of each notification; ends when the connection does.
     pub notifications: mpsc::UnboundedReceiver<(String, String)>,
     pub socket: Socket,
-    reader: JoinHandle<()>,
+    pub(super) reader: JoinHandle<()>,
 }
 
 /// A second handle on a connection's socket.
@@ -141,12 +141,6 @@ impl Connector {
             }
         }
         Ok(dedicated)
-    }
-}
-
-impl Drop for Dedicated {
-    fn drop(&mut self) {
-        self.reader.abort();
     }
 }
 

@@ -1,0 +1,103 @@
+//! How do workers hear of what was committed?
+//!
+//! Outside the transaction that queued: at most one NOTIFY in flight, what comes meanwhile goes into the
+//! next one. A bell is a hint: if this process dies before it rang, the sweep finds the message.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_postgres::types::Type;
+use tokio_util::sync::CancellationToken;
+
+use super::{Store, StoreError};
+
+/// Postgres refuses a payload of 8,000 bytes and more.
+const MAX_PAYLOAD: usize = 7_900;
+
+#[derive(Clone)]
+pub struct Bell(Arc<Shared>);
+
+struct Shared {
+    pending: Mutex<BTreeSet<i64>>,
+    wake: Notify,
+}
+
+impl Bell {
+    pub fn start(store: Store, stop: CancellationToken) -> Bell {
+        let shared = Arc::new(Shared { pending: Mutex::default(), wake: Notify::new() });
+        tokio::spawn(ring_on(shared.clone(), store, stop));
+        Bell(shared)
+    }
+
+    pub fn ring(&self, destinations: impl IntoIterator<Item = i64>) {
+        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(destinations);
+        self.0.wake.notify_one();
+    }
+}
+
+async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
+    let mut pause = Duration::ZERO;
+    loop {
+        let stopping = tokio::select! {
+            () = shared.wake.notified() => false,
+            () = stop.cancelled() => true,
+        };
+        let ids = std::mem::take(&mut *shared.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        match ring_all(&store, &ids).await {
+            Ok(()) => pause = Duration::ZERO,
+            Err(error) => {
+                pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
+                tracing::warn!(error = super::connect::chain(&error), "the bell could not be rung; it will be");
+                shared.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+                shared.wake.notify_one();
+            }
+        }
+        if stopping {
+            return;
+        }
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+async fn ring_all(store: &Store, ids: &BTreeSet<i64>) -> Result<(), StoreError> {
+    for payload in payloads('b', ids) {
+        store.query("select orderly.ring($1)", &[(&payload, Type::TEXT)]).await?;
+    }
+    Ok(())
+}
+
+/// `kind` and ids separated by commas, in as many payloads as Postgres' limit needs.
+pub(crate) fn payloads<'a>(kind: char, ids: impl IntoIterator<Item = &'a i64>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for id in ids {
+        let digits = id.to_string();
+        match all.last_mut() {
+            Some(last) if last.len() + 1 + digits.len() <= MAX_PAYLOAD => {
+                last.push(',');
+                last.push_str(&digits);
+            }
+            _ => all.push(format!("{kind}{digits}")),
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_stay_below_the_limit_and_lose_no_id() {
+        let ids: BTreeSet<i64> = (1..5_000).map(|n| n * 1_000_003).collect();
+        let all = payloads('b', &ids);
+        assert!(all.len() > 1 && all.iter().all(|payload| payload.len() < 8_000 && payload.starts_with('b')));
+        let back: BTreeSet<i64> =
+            all.iter().flat_map(|payload| payload[1..].split(',')).map(|id| id.parse().expect("digits")).collect();
+        assert_eq!(back, ids);
+        assert!(payloads('b', &BTreeSet::new()).is_empty());
+    }
+}

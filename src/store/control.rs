@@ -1,0 +1,224 @@
+//! How does an API process ask of a queue what only its holder may do?
+//!
+//! It takes the destination's lock for one transaction and acts, or, when somebody holds it, leaves a
+//! request for the holder and looks for the answer, trying the lock again meanwhile: the holder may go.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_postgres::types::Type;
+
+use super::{Store, StoreError};
+use crate::domain::{DestinationId, Sequence};
+
+/// A client hears within 5 s.
+const PATIENCE: Duration = Duration::from_millis(4_500);
+/// A purge of millions goes in pieces.
+const PURGE_PATIENCE: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(160);
+
+/// What a client may ask of a queue. `Some` names the message that must be the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    Pause,
+    Resume,
+    Skip(Option<Sequence>),
+    RetryNow(Option<Sequence>),
+    Purge,
+    DeleteMessage(Sequence),
+    /// The destination was changed: it applies from the next try on.
+    Reload,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("no such thing")]
+    NotFound,
+    /// The state does not allow it.
+    #[error("{0}")]
+    Conflict(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Control {
+    fn kind(self) -> &'static str {
+        match self {
+            Control::Pause => "pause",
+            Control::Resume => "resume",
+            Control::Skip(_) => "skip",
+            Control::RetryNow(_) => "retry_now",
+            Control::Purge => "purge",
+            Control::DeleteMessage(_) => "delete_message",
+            Control::Reload => "reload",
+        }
+    }
+
+    fn arguments(self) -> Value {
+        match self {
+            Control::Skip(Some(sequence)) | Control::RetryNow(Some(sequence)) | Control::DeleteMessage(sequence) => {
+                json!({ "sequence": sequence.0 })
+            }
+            Control::Pause
+            | Control::Resume
+            | Control::Skip(None)
+            | Control::RetryNow(None)
+            | Control::Purge
+            | Control::Reload => json!({}),
+        }
+    }
+
+    fn patience(self) -> Duration {
+        if self == Control::Purge { PURGE_PATIENCE } else { PATIENCE }
+    }
+}
+
+enum Progress {
+    Done(Result<(), ControlError>),
+    /// Somebody else has the lock.
+    Busy,
+    /// A piece was done.
+    More,
+}
+
+fn read_answer(answer: &Value) -> Progress {
+    match answer.get("status").and_then(Value::as_str) {
+        Some("ok") => Progress::Done(Ok(())),
+        Some("not_found") => Progress::Done(Err(ControlError::NotFound)),
+        Some("conflict") => {
+            let detail = answer.get("detail").and_then(Value::as_str).unwrap_or("the state does not allow it");
+            Progress::Done(Err(ControlError::Conflict(detail.to_owned())))
+        }
+        Some("busy" | "refused") => Progress::Busy,
+        Some("more") => Progress::More,
+        _ => Progress::Done(Err(StoreError::Corrupt(format!("control answered {answer}")).into())),
+    }
+}
+
+impl Store {
+    /// Done when this returns: by this process or by the holder. An `Err` of the store's means that it was
+    /// not done, or (database lost meanwhile) that this is not known.
+    pub async fn control(&self, id: DestinationId, control: Control) -> Result<(), ControlError> {
+        let (kind, arguments) = (control.kind(), control.arguments());
+        let deadline = Instant::now() + control.patience();
+        let mut request: Option<i64> = None;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.try_control(id, kind, &arguments, request).await? {
+                Progress::Done(result) => return result,
+                Progress::More => {
+                    request = None;
+                    continue;
+                }
+                Progress::Busy => {}
+            }
+            match request {
+                None => request = Some(self.ask(id, kind, &arguments, control.patience()).await?),
+                Some(request) => {
+                    if let Some(answer) = self.collect_answer(request, false).await? {
+                        return finish(&answer);
+                    }
+                }
+            }
+            if Instant::now() >= deadline {
+                if let Some(answer) = match request {
+                    Some(request) => self.collect_answer(request, true).await?,
+                    None => None,
+                } {
+                    return finish(&answer);
+                }
+                return Err(
+                    StoreError::Unreachable("the worker that serves the destination did not answer".into()).into()
+                );
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Ends a destination; its messages are out of reach when this returns, and removed in pieces after it.
+    ///
+    /// Whoever serves it is asked to give it away (what it has in flight is aborted).
+    pub async fn remove_destination(&self, id: DestinationId, tenant: Option<&str>) -> Result<(), ControlError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        let mut asked = false;
+        loop {
+            let rows = self
+                .query("select orderly.remove_destination($1, $2)", &[(&id.0, Type::INT8), (&tenant, Type::TEXT)])
+                .await?;
+            match rows.first().map(|row| row.get::<_, &str>(0)) {
+                Some("ok") => {
+                    let store = self.clone();
+                    // If this process dies first, a worker's maintenance goes on with it.
+                    tokio::spawn(async move { while let Ok(1..) = store.remove_leftovers().await {} });
+                    return Ok(());
+                }
+                Some("not_found") => return Err(ControlError::NotFound),
+                Some("busy") => {}
+                other => return Err(StoreError::Corrupt(format!("remove_destination answered {other:?}")).into()),
+            }
+            if !asked {
+                self.ask(id, "yield", &json!({}), PATIENCE).await?;
+                asked = true;
+            }
+            if Instant::now() >= deadline {
+                return Err(StoreError::Unreachable(
+                    "the worker that serves the destination did not give it away".into(),
+                )
+                .into());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Removes a piece of what removed destinations left; how many rows went.
+    pub async fn remove_leftovers(&self) -> Result<i64, StoreError> {
+        let rows = self.query("select orderly.remove_leftovers(2000)", &[]).await?;
+        Ok(rows.first().map_or(0, |row| row.get(0)))
+    }
+
+    async fn try_control(
+        &self,
+        id: DestinationId,
+        kind: &str,
+        arguments: &Value,
+        request: Option<i64>,
+    ) -> Result<Progress, StoreError> {
+        let rows = self
+            .query(
+                "select orderly.try_control($1, $2, $3, $4)",
+                &[(&id.0, Type::INT8), (&kind, Type::TEXT), (arguments, Type::JSONB), (&request, Type::INT8)],
+            )
+            .await?;
+        Ok(rows.first().map_or(Progress::Busy, |row| read_answer(&row.get::<_, Value>(0))))
+    }
+
+    async fn ask(&self, id: DestinationId, kind: &str, arguments: &Value, within: Duration) -> Result<i64, StoreError> {
+        let within_ms = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
+        let rows = self
+            .query(
+                "select orderly.ask($1, $2, $3, $4)",
+                &[(&id.0, Type::INT8), (&kind, Type::TEXT), (arguments, Type::JSONB), (&within_ms, Type::INT8)],
+            )
+            .await?;
+        rows.first().map(|row| row.get(0)).ok_or_else(|| StoreError::Corrupt("ask gave no id".to_owned()))
+    }
+
+    async fn collect_answer(&self, request: i64, withdraw: bool) -> Result<Option<Value>, StoreError> {
+        let rows = self
+            .query("select orderly.collect_answer($1, $2)", &[(&request, Type::INT8), (&withdraw, Type::BOOL)])
+            .await?;
+        Ok(rows.first().and_then(|row| row.get::<_, Option<Value>>(0)))
+    }
+}
+
+fn finish(answer: &Value) -> Result<(), ControlError> {
+    match read_answer(answer) {
+        Progress::Done(result) => result,
+        Progress::Busy | Progress::More => Err(StoreError::Corrupt(format!("a holder answered {answer}")).into()),
+    }
+}

@@ -1,0 +1,414 @@
+//! How do the messages of concurrent requests get their places in few transactions?
+//!
+//! One writer takes what came while its last transaction ran and writes it in the next; a lone request is
+//! written at once. A destination whose lock somebody else holds (an application's long transaction) is
+//! waited for apart, so that it delays nobody else's posts (G5).
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use tokio_util::sync::CancellationToken;
+
+use super::bell::Bell;
+use super::{Store, StoreError};
+use crate::domain::{DestinationId, MessageId, NewMessage, Sequence};
+
+/// One transaction takes at most so many messages, and so many bytes (or one request, if that is more).
+const MAX_ITEMS: usize = 1_000;
+const MAX_BYTES: usize = 8 << 20;
+/// Requests that wait for the writer; past it, posting waits.
+const BACKLOG: usize = 4_096;
+/// A client hears within 5 s that a destination's lock was not to be had.
+const PATIENCE: Duration = Duration::from_millis(4_000);
+
+/// A message with its place.
+#[derive(Debug, Clone)]
+pub struct Queued {
+    pub id: MessageId,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// What makes two requests the same one.
+#[derive(Debug, Clone)]
+pub struct IdempotencyKey {
+    pub path: String,
+    pub key: String,
+    /// SHA-256 of the request's body.
+    pub body_hash: Vec<u8>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    /// Nothing was queued, because of the item with this index.
+    #[error("message {index}: {reason:?}")]
+    Rejected { index: usize, reason: Rejection },
+    /// The idempotency key came with another body before.
+    #[error("the idempotency key was used with another body")]
+    KeyReused,
+    /// With [`StoreError::Unreachable`] it is not known whether the messages were queued.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    UnknownDestination,
+    Disabled,
+    Full,
+}
+
+type Answer = Result<Vec<Queued>, EnqueueError>;
+
+struct Post {
+    tenant: Option<String>,
+    messages: Vec<NewMessage>,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// A request's end, or the destination whose lock it has to wait for.
+enum Verdict {
+    Ended(Answer),
+    Locked(i64),
+}
+
+/// Queues messages for all handlers of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Enqueuer {
+    posts: mpsc::Sender<Post>,
+    writer: Arc<Writer>,
+}
+
+struct Writer {
+    store: Store,
+    bell: Bell,
+    /// For each destination that somebody locks: the posts that wait for the one task that waits for it.
+    waiting: Mutex<HashMap<i64, Vec<Post>>>,
+}
+
+impl Enqueuer {
+    /// Runs until `stop`, and answers what it has by then.
+    pub fn start(store: Store, stop: CancellationToken) -> Enqueuer {
+        let bell = Bell::start(store.clone(), stop.clone());
+        let writer = Arc::new(Writer { store, bell, waiting: Mutex::default() });
+        let (posts, incoming) = mpsc::channel(BACKLOG);
+        tokio::spawn(write_posts(writer.clone(), incoming, stop));
+        Enqueuer { posts, writer }
+    }
+
+    /// All of the messages or none, in their order. `tenant`: only its destinations are known.
+    pub async fn enqueue(&self, tenant: Option<&str>, messages: Vec<NewMessage>) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let post = Post { tenant: tenant.map(str::to_owned), messages, answer };
+        let stopping = || EnqueueError::Store(StoreError::Unreachable("the process is stopping".into()));
+        self.posts.send(post).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?
+    }
+
+    /// The same under an idempotency key: within 24 hours the same key and body get the first answer again.
+    pub async fn enqueue_once(&self, tenant: Option<&str>, key: IdempotencyKey, messages: Vec<NewMessage>) -> Answer {
+        let deadline = Instant::now() + PATIENCE;
+        let mut wait_for = None;
+        loop {
+            let columns = Columns::of([messages.as_slice()]);
+            let rows = self
+                .writer
+                .store
+                .query(
+                    "select status, sequence, created_at, expires_at
+                     from orderly.enqueue_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                    &[
+                        (&tenant, Type::TEXT),
+                        (&key.path, Type::TEXT),
+                        (&key.key, Type::TEXT),
+                        (&key.body_hash, Type::BYTEA),
+                        (&columns.destinations, Type::INT8_ARRAY),
+                        (&columns.payloads, Type::BYTEA_ARRAY),
+                        (&columns.content_types, Type::TEXT_ARRAY),
+                        (&columns.headers, Type::TEXT_ARRAY),
+                        (&columns.ttls, Type::INT4_ARRAY),
+                        (&wait_for, Type::INT8),
+                    ],
+                )
+                .await;
+            let verdict = match rows {
+                Ok(rows) => judge(&messages, &rows),
+                Err(error @ StoreError::Unreachable(_)) => {
+                    self.writer.bell.ring(columns.destinations);
+                    return Err(error.into());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            match verdict {
+                Verdict::Ended(answer) => {
+                    if answer.is_ok() {
+                        self.writer.bell.ring(columns.destinations);
+                    }
+                    return answer;
+                }
+                Verdict::Locked(_) if Instant::now() >= deadline => return Err(too_long()),
+                Verdict::Locked(destination) => wait_for = Some(destination),
+            }
+        }
+    }
+
+    /// Wakes who serves these destinations, soon.
+    pub fn ring(&self, destinations: impl IntoIterator<Item = DestinationId>) {
+        self.writer.bell.ring(destinations.into_iter().map(|id| id.0));
+    }
+}
+
+fn too_long() -> EnqueueError {
+    EnqueueError::Store(StoreError::Unreachable("another transaction holds the destination's queue".into()))
+}
+
+/// The writer's loop: one transaction at a time, with all that came during the one before.
+async fn write_posts(writer: Arc<Writer>, mut incoming: mpsc::Receiver<Post>, stop: CancellationToken) {
+    let mut next: Option<Post> = None;
+    loop {
+        let first = match next.take() {
+            Some(post) => post,
+            None => tokio::select! {
+                post = incoming.recv() => match post { Some(post) => post, None => return },
+                () = stop.cancelled() => {
+                    // What is in the channel is still answered; nothing new gets in.
+                    incoming.close();
+                    match incoming.recv().await { Some(post) => post, None => return }
+                }
+            },
+        };
+        let mut posts = Vec::with_capacity(64);
+        let (mut items, mut bytes) = (first.messages.len(), first.bytes());
+        posts.push(first);
+        while let Ok(post) = incoming.try_recv() {
+            items += post.messages.len();
+            bytes += post.bytes();
+            if items > MAX_ITEMS || bytes > MAX_BYTES {
+                next = Some(post);
+                break;
+            }
+            posts.push(post);
+        }
+        Writer::write(&writer, posts, None).await;
+    }
+}
+
+impl Post {
+    fn bytes(&self) -> usize {
+        self.messages.iter().map(|message| message.payload.len()).sum()
+    }
+}
+
+impl Writer {
+    /// Writes posts in one transaction, answers them, rings. Those that met a locked destination go to the
+    /// task that waits for it; `wait_for` is that task's own.
+    async fn write(self: &Arc<Self>, posts: Vec<Post>, wait_for: Option<i64>) -> Vec<Post> {
+        let mut still_locked = Vec::new();
+        let mut rung = Vec::new();
+        for (post, verdict) in self.transact(posts, wait_for, &mut rung).await {
+            match verdict {
+                Verdict::Ended(answer) => {
+                    // Nobody there: the client hung up. The messages stay queued.
+                    let _ = post.answer.send(answer);
+                }
+                Verdict::Locked(destination) if wait_for == Some(destination) => still_locked.push(post),
+                Verdict::Locked(destination) => self.wait_apart(destination, post),
+            }
+        }
+        if !rung.is_empty() {
+            self.bell.ring(rung);
+        }
+        still_locked
+    }
+
+    async fn transact(&self, posts: Vec<Post>, wait_for: Option<i64>, rung: &mut Vec<i64>) -> Vec<(Post, Verdict)> {
+        match self.insert(&posts, wait_for).await {
+            Ok(rows) => {
+                let mut rows = rows.as_slice();
+                let mut judged = Vec::with_capacity(posts.len());
+                for post in posts {
+                    let (own, rest) = rows.split_at(post.messages.len().min(rows.len()));
+                    rows = rest;
+                    let verdict = judge(&post.messages, own);
+                    if matches!(verdict, Verdict::Ended(Ok(_))) {
+                        rung.extend(post.messages.iter().map(|message| message.destination.0));
+                    }
+                    judged.push((post, verdict));
+                }
+                judged
+            }
+            // Perhaps one request's data: each alone then, so that it fails no other.
+            Err(StoreError::Refused(error)) if posts.len() > 1 => {
+                tracing::warn!(
+                    error = super::connect::chain(&error),
+                    requests = posts.len(),
+                    "retrying each request alone"
+                );
+                let mut judged = Vec::with_capacity(posts.len());
+                for post in posts {
+                    judged.extend(Box::pin(self.transact(vec![post], wait_for, rung)).await);
+                }
+                judged
+            }
+            Err(StoreError::Busy(_)) if wait_for.is_some() => {
+                posts.into_iter().map(|post| (post, Verdict::Locked(wait_for.unwrap_or_default()))).collect()
+            }
+            Err(error) => {
+                // Perhaps it was committed: ring once the database is back, for a message without a bell.
+                if matches!(error, StoreError::Unreachable(_)) {
+                    rung.extend(posts.iter().flat_map(|post| &post.messages).map(|message| message.destination.0));
+                }
+                let text = super::connect::chain(&error);
+                let mut first = Some(error);
+                posts
+                    .into_iter()
+                    .map(|post| {
+                        let error = first.take().unwrap_or_else(|| StoreError::Unreachable(text.clone().into()));
+                        (post, Verdict::Ended(Err(error.into())))
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    async fn insert(&self, posts: &[Post], wait_for: Option<i64>) -> Result<Vec<Row>, StoreError> {
+        let columns = Columns::of(posts.iter().map(|post| post.messages.as_slice()));
+        let tenants: Vec<Option<&str>> =
+            posts.iter().flat_map(|post| std::iter::repeat_n(post.tenant.as_deref(), post.messages.len())).collect();
+        self.store
+            .query(
+                "select status, sequence, created_at, expires_at from orderly.enqueue_batch($1, $2, $3, $4, $5, $6, $7, $8)",
+                &[
+                    (&columns.groups, Type::INT4_ARRAY),
+                    (&columns.destinations, Type::INT8_ARRAY),
+                    (&tenants, Type::TEXT_ARRAY),
+                    (&columns.payloads, Type::BYTEA_ARRAY),
+                    (&columns.content_types, Type::TEXT_ARRAY),
+                    (&columns.headers, Type::TEXT_ARRAY),
+                    (&columns.ttls, Type::INT4_ARRAY),
+                    (&wait_for, Type::INT8),
+                ],
+            )
+            .await
+    }
+
+    /// One task and one connection for each locked destination, carrying all its waiting posts.
+    fn wait_apart(self: &Arc<Self>, destination: i64, post: Post) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match waiting.entry(destination) {
+            Entry::Occupied(mut posts) => posts.get_mut().push(post),
+            Entry::Vacant(entry) => {
+                entry.insert(vec![post]);
+                tokio::spawn(wait_for_lock(self.clone(), destination));
+            }
+        }
+    }
+
+    fn take_waiting(&self, destination: i64) -> Vec<Post> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        waiting.get_mut(&destination).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether nobody waits; then the next one that comes starts a task of its own.
+    fn nobody_waits(&self, destination: i64) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let none = waiting.get(&destination).is_none_or(Vec::is_empty);
+        if none {
+            waiting.remove(&destination);
+        }
+        none
+    }
+}
+
+async fn wait_for_lock(writer: Arc<Writer>, destination: i64) {
+    let mut held: Vec<(Instant, Post)> = Vec::new();
+    loop {
+        let now = Instant::now();
+        held.extend(writer.take_waiting(destination).into_iter().map(|post| (now + PATIENCE, post)));
+        let (due, rest): (Vec<_>, Vec<_>) = held.into_iter().partition(|(deadline, _)| *deadline <= now);
+        for (_, post) in due {
+            let _ = post.answer.send(Err(too_long()));
+        }
+        if rest.is_empty() {
+            if writer.nobody_waits(destination) {
+                return;
+            }
+            held = rest;
+            continue;
+        }
+        let deadline = rest.iter().map(|(deadline, _)| *deadline).min().unwrap_or(now);
+        let posts = rest.into_iter().map(|(_, post)| post).collect();
+        let still_locked = Box::pin(writer.write(posts, Some(destination))).await;
+        held = still_locked.into_iter().map(|post| (deadline, post)).collect();
+    }
+}
+
+/// Messages as the arrays that the functions take.
+struct Columns<'a> {
+    groups: Vec<i32>,
+    destinations: Vec<i64>,
+    payloads: Vec<&'a [u8]>,
+    content_types: Vec<&'a str>,
+    headers: Vec<Option<String>>,
+    ttls: Vec<i32>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(requests: impl IntoIterator<Item = &'a [NewMessage]>) -> Columns<'a> {
+        let mut columns = Columns {
+            groups: Vec::new(),
+            destinations: Vec::new(),
+            payloads: Vec::new(),
+            content_types: Vec::new(),
+            headers: Vec::new(),
+            ttls: Vec::new(),
+        };
+        for (group, messages) in (0..).zip(requests) {
+            for message in messages {
+                columns.groups.push(group);
+                columns.destinations.push(message.destination.0);
+                columns.payloads.push(&message.payload);
+                columns.content_types.push(&message.content_type);
+                columns.headers.push((!message.headers.is_empty()).then(|| message.headers.to_json()));
+                columns.ttls.push(message.ttl_seconds);
+            }
+        }
+        columns
+    }
+}
+
+/// What the rows of one request's items say of the request.
+fn judge(messages: &[NewMessage], rows: &[Row]) -> Verdict {
+    let rejected = |index, reason| Verdict::Ended(Err(EnqueueError::Rejected { index, reason }));
+    let corrupt = |text: String| Verdict::Ended(Err(StoreError::Corrupt(text).into()));
+    let mut queued = Vec::with_capacity(rows.len());
+    let mut locked = None;
+    for (index, row) in rows.iter().enumerate() {
+        match row.get::<_, &str>(0) {
+            "queued" => queued.push(Queued {
+                id: MessageId { destination: messages[index].destination, sequence: Sequence(row.get(1)) },
+                created_at: row.get(2),
+                expires_at: row.get(3),
+            }),
+            "unknown" => return rejected(index, Rejection::UnknownDestination),
+            "disabled" => return rejected(index, Rejection::Disabled),
+            "full" => return rejected(index, Rejection::Full),
+            "reused" => return Verdict::Ended(Err(EnqueueError::KeyReused)),
+            "locked" => locked = locked.or(Some(messages[index].destination.0)),
+            "withheld" => {}
+            other => return corrupt(format!("enqueue answered {other:?}")),
+        }
+    }
+    match locked {
+        Some(destination) => Verdict::Locked(destination),
+        None if queued.len() == messages.len() => Verdict::Ended(Ok(queued)),
+        None => corrupt(format!("{} of {} messages were answered", queued.len(), messages.len())),
+    }
+}

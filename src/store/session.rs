@@ -1,0 +1,504 @@
+//! What does a worker say on connections of its own?
+//!
+//! The session is the worker's identity: it LISTENs, claims, holds the locks and commits the
+//! acknowledgements; if it ends, its locks are gone and it can acknowledge nothing. Never `begin` on it: a
+//! pipelined acknowledgement would report success before its commit. The aide reads ahead and answers
+//! pings, so that neither waits behind the other; the watch waits for a peer's death. All three end together.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_postgres::{Client, Row, Statement};
+use url::Url;
+
+use super::connect::{Connector, Dedicated, Socket};
+use super::{Sealer, StoreError};
+use crate::domain::{
+    DestinationId, DestinationState, Headers, HmacSecret, Message, OnExhausted, Policy, RetryPolicy, Sequence, WorkerId,
+};
+
+/// Settings of a session: plans by index whatever the statistics say; it never waits long for a lock; the
+/// server notices in 11 s that our host is gone, and within half a second that our process is.
+const SESSION_SETTINGS: &str = "
+    set synchronous_commit = on; set lock_timeout = '2s'; set statement_timeout = '20s';
+    set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off;
+    set plan_cache_mode = force_generic_plan; set timezone = 'UTC';
+    set client_connection_check_interval = '500ms';
+    set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 2; set tcp_user_timeout = '11s';
+    set idle_in_transaction_session_timeout = '30s'";
+
+/// The watch gives up waiting each second, so that it never keeps a snapshot from vacuum for longer.
+const WATCH_SETTINGS: &str = "set lock_timeout = '1s'; set statement_timeout = 0";
+
+const READ_AHEAD: &str = "
+    select w.n::int, m.sequence, m.payload, m.content_type, m.headers::text, m.created_at,
+           (extract(epoch from m.expires_at - clock_timestamp()) * 1000)::bigint, m.replay_of
+    from unnest($1::bigint[], $2::bigint[]) with ordinality as w (destination_id, above, n)
+    cross join lateral (
+        select * from (
+            select f.*, sum(octet_length(f.payload)) over (order by f.sequence) - octet_length(f.payload) as before
+            from (select * from orderly.messages q
+                  where q.destination_id = w.destination_id and q.sequence > w.above order by q.sequence limit $3) f
+        ) r where r.before < $4
+    ) m";
+
+pub struct Session {
+    pub me: WorkerId,
+    client: Client,
+    pub socket: Socket,
+    fresh_at_ms: AtomicI64,
+    acknowledge: Statement,
+    claim: Statement,
+    lanes: Statement,
+    aide: Client,
+    read_ahead: Statement,
+    watch: Client,
+    sealer: Sealer,
+    /// The cluster's lock table: how many advisory locks all workers together may hold.
+    pub lock_budget: usize,
+    _connections: [ReaderGuard; 3],
+}
+
+/// Keeps a connection's reader alive as long as the session.
+struct ReaderGuard(#[expect(dead_code, reason = "held for its Drop")] tokio::task::JoinHandle<()>);
+
+impl Drop for ReaderGuard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("notifications do not come back: this looks like a transaction pooler; give the worker a direct DATABASE_URL")]
+    Pooler,
+    #[error("the two connections of this worker reached different servers; is a failover under way?")]
+    TwoServers,
+}
+
+/// What a wait for the next worker's end came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    Alive,
+    Alone,
+    Gone(WorkerId),
+}
+
+/// What came of asking for one destination.
+#[derive(Debug)]
+pub enum Claimed {
+    Lane(Box<LaneStart>),
+    /// Served by another worker.
+    Owned(WorkerId),
+    /// Paused, held or disabled (`None`), or waiting for a retry.
+    Dormant(Option<Duration>),
+    /// Locked for an instant by somebody who owns nothing.
+    Busy,
+    Gone,
+}
+
+/// What a lane must know of its destination.
+#[derive(Debug)]
+pub struct LaneStart {
+    pub destination: DestinationId,
+    pub epoch: i64,
+    pub floor: Sequence,
+    pub last_delivered: Sequence,
+    /// Ended other than by delivery: the last sequence of each run, and how many.
+    pub skips: Vec<(i64, i64)>,
+    pub head: Option<HeadState>,
+    pub held: bool,
+    pub state: DestinationState,
+    pub policy: Policy,
+    /// A client's request waits for the holder.
+    pub asked: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct HeadState {
+    pub sequence: Sequence,
+    /// Failed tries so far.
+    pub attempts: u32,
+    pub wait: Duration,
+}
+
+/// One message read ahead.
+#[derive(Debug)]
+pub struct Read {
+    /// Which of the wants it answers, from 0.
+    pub want: usize,
+    pub message: Message,
+    /// Negative: it has expired.
+    pub expires_in_ms: i64,
+}
+
+/// The end of one try, or of a message that was not tried.
+#[derive(Debug, Clone)]
+pub struct Acknowledgement {
+    pub destination: DestinationId,
+    pub sequence: Sequence,
+    pub number: u32,
+    pub ending: Ending,
+    pub status_code: Option<u16>,
+    pub error: Option<String>,
+    pub duration: Duration,
+    pub response: Bytes,
+    /// Entries of `skips` below it are to go.
+    pub prune_skips: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Delivered,
+    Retry { after: Duration },
+    Exhausted,
+    Held,
+    Expired,
+}
+
+impl Acknowledgement {
+    fn plain(&self) -> bool {
+        self.ending == Ending::Delivered && self.number == 1 && !self.prune_skips
+    }
+}
+
+/// Milliseconds of a clock that also runs while the machine is suspended (`Instant` may not).
+pub fn boottime_ms() -> i64 {
+    #[cfg(target_os = "linux")]
+    let now = clock_gettime(ClockId::Boottime);
+    #[cfg(not(target_os = "linux"))]
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
+}
+
+pub type Notifications = mpsc::UnboundedReceiver<(String, String)>;
+
+impl Session {
+    /// Connects, takes a new worker id and its lock, and listens. The worker is not known to others yet.
+    pub async fn open(connector: &Connector, sealer: Sealer) -> Result<(Session, Notifications), SessionError> {
+        let Dedicated { client, mut notifications, socket, reader } = connector.dedicated().await?;
+        let session_reader = ReaderGuard(reader);
+        client.batch_execute(SESSION_SETTINGS).await.map_err(StoreError::from)?;
+        let aide = connector.dedicated().await?;
+        aide.client.batch_execute(SESSION_SETTINGS).await.map_err(StoreError::from)?;
+        let watch = connector.dedicated().await?;
+        watch.client.batch_execute(SESSION_SETTINGS).await.map_err(StoreError::from)?;
+        watch.client.batch_execute(WATCH_SETTINGS).await.map_err(StoreError::from)?;
+
+        const SERVER: &str = "select pg_postmaster_start_time()::text || coalesce(inet_server_addr()::text, '') || inet_server_port()::text";
+        let mut servers = Vec::new();
+        for connection in [&client, &aide.client, &watch.client] {
+            let row = connection.query_one(SERVER, &[]).await.map_err(StoreError::from)?;
+            servers.push(row.get::<_, Option<String>>(0));
+        }
+        if servers.iter().any(|server| *server != servers[0]) {
+            return Err(SessionError::TwoServers);
+        }
+
+        client.batch_execute("listen orderly").await.map_err(StoreError::from)?;
+        let me: i64 = client.query_one("select nextval('orderly.worker_ids')", &[]).await.map_err(StoreError::from)?.get(0);
+        hear_oneself(&aide.client, &mut notifications, me).await?;
+        // Held before the worker's row appears: a free lock on a known id means that its session is gone.
+        let held: bool = client
+            .query_one("select pg_try_advisory_lock(orderly.worker_lock($1))", &[&me])
+            .await
+            .map_err(StoreError::from)?
+            .get(0);
+        if !held {
+            return Err(StoreError::Corrupt(format!("worker id {me} was given twice")).into());
+        }
+        let locks: i64 = client
+            .query_one(
+                "select current_setting('max_locks_per_transaction')::bigint
+                        * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)",
+                &[],
+            )
+            .await
+            .map_err(StoreError::from)?
+            .get(0);
+        let prepare = async |sql: &str| client.prepare(sql).await.map_err(StoreError::from);
+        let session = Session {
+            me: WorkerId(me),
+            socket,
+            fresh_at_ms: AtomicI64::new(boottime_ms()),
+            acknowledge: prepare("select orderly.acknowledge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)").await?,
+            claim: prepare("select destination_id, verdict, holder, wait_ms from orderly.claim($1, $2)").await?,
+            lanes: prepare("select * from orderly.lanes($1)").await?,
+            read_ahead: aide.client.prepare(READ_AHEAD).await.map_err(StoreError::from)?,
+            client,
+            aide: aide.client,
+            watch: watch.client,
+            sealer,
+            lock_budget: usize::try_from(locks / 2).unwrap_or(1_000),
+            _connections: [session_reader, ReaderGuard(aide.reader), ReaderGuard(watch.reader)],
+        };
+        Ok((session, notifications))
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed() || self.aide.is_closed() || self.watch.is_closed() || self.socket.hung_up()
+    }
+
+    /// Milliseconds since the last question was sent that has been answered.
+    pub fn stale_ms(&self) -> i64 {
+        boottime_ms() - self.fresh_at_ms.load(Ordering::Acquire)
+    }
+
+    /// Asks the session whether it lives; its answer makes it fresh.
+    pub async fn ask_alive(&self) -> Result<(), StoreError> {
+        self.timed(self.client.simple_query("select 1")).await.map(drop)
+    }
+
+    /// Freshness counts from when the question was *sent*: what is read now may have been buffered long ago.
+    async fn timed<T>(&self, question: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
+        let asked_at = boottime_ms();
+        let answer = question.await?;
+        self.fresh_at_ms.fetch_max(asked_at, Ordering::AcqRel);
+        Ok(answer)
+    }
+
+    /// Appears among the workers; the row of an older session of this process goes.
+    pub async fn join(&self, process: &str, host: &str, kind: &str, destination: Option<DestinationId>) -> Result<(), StoreError> {
+        let pid = i32::try_from(std::process::id()).unwrap_or(0);
+        let destination = destination.map(|id| id.0);
+        self.timed(self.client.query("select orderly.join($1, $2, $3, $4, $5, $6)", &[&self.me.0, &process, &host, &pid, &kind, &destination]))
+            .await
+            .map(drop)
+    }
+
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        self.timed(self.client.query("select orderly.leave($1)", &[&self.me.0])).await.map(drop)
+    }
+
+    /// At most 100 at once (see the function).
+    pub async fn claim(&self, ids: &[i64]) -> Result<Vec<(DestinationId, Claimed)>, StoreError> {
+        let rows = self.timed(self.client.query(&self.claim, &[&self.me.0, &ids])).await?;
+        let mut claimed = Vec::new();
+        let mut outcomes = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id: i64 = row.get(0);
+            let outcome = match row.get::<_, &str>(1) {
+                "claimed" => {
+                    claimed.push(id);
+                    continue;
+                }
+                "owned" => Claimed::Owned(WorkerId(row.get(2))),
+                "dormant" => Claimed::Dormant(row.get::<_, Option<i64>>(3).map(millis)),
+                "busy" => Claimed::Busy,
+                _ => Claimed::Gone,
+            };
+            outcomes.push((DestinationId(id), outcome));
+        }
+        if !claimed.is_empty() {
+            for lane in self.lanes(&claimed).await? {
+                outcomes.push((lane.destination, Claimed::Lane(Box::new(lane))));
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// The state of destinations whose locks are held here.
+    pub async fn lanes(&self, ids: &[i64]) -> Result<Vec<LaneStart>, StoreError> {
+        let rows = self.timed(self.client.query(&self.lanes, &[&ids])).await?;
+        rows.iter().map(|row| self.read_lane(row)).collect()
+    }
+
+    fn read_lane(&self, row: &Row) -> Result<LaneStart, StoreError> {
+        let destination = DestinationId(row.get("destination_id"));
+        let corrupt = |what: &str, why: String| StoreError::Corrupt(format!("destination {destination}: {what}: {why}"));
+        let url = Url::parse(row.get("url")).map_err(|error| corrupt("url", error.to_string()))?;
+        let headers = self.sealer.open(row.get("headers")).map_err(|error| corrupt("headers", error.to_string()))?;
+        let headers = serde_json::from_slice(&headers).map_err(|error| corrupt("headers", error.to_string()))?;
+        let hmac_secret = match row.get::<_, Option<&[u8]>>("hmac_secret") {
+            Some(sealed) => Some(HmacSecret(self.sealer.open(sealed).map_err(|error| corrupt("hmac secret", error.to_string()))?)),
+            None => None,
+        };
+        let retry = row.get::<_, Option<i32>>("max_retries").map(|max_retries| RetryPolicy {
+            max_retries: max_retries.unsigned_abs(),
+            delay: Duration::try_from_secs_f64(row.get("delay_seconds")).unwrap_or_default(),
+            backoff: row.get("backoff"),
+        });
+        let sequences: Vec<i64> = row.get("skip_sequences");
+        let counts: Vec<i64> = row.get("skip_counts");
+        Ok(LaneStart {
+            destination,
+            epoch: row.get("epoch"),
+            floor: Sequence(row.get("floor")),
+            last_delivered: Sequence(row.get("last_delivered")),
+            skips: sequences.into_iter().zip(counts).collect(),
+            head: row.get::<_, Option<i64>>("head_sequence").map(|sequence| HeadState {
+                sequence: Sequence(sequence),
+                attempts: row.get::<_, i32>("head_attempts").unsigned_abs(),
+                wait: millis(row.get::<_, Option<i64>>("head_wait_ms").unwrap_or(0)),
+            }),
+            held: row.get("held"),
+            state: DestinationState::from_name(row.get("state")).ok_or_else(|| corrupt("state", "unknown".to_owned()))?,
+            policy: Policy {
+                url,
+                headers: Headers::from_stored(headers),
+                on_exhausted: OnExhausted::from_name(row.get("on_exhausted"))
+                    .ok_or_else(|| corrupt("on_exhausted", "unknown".to_owned()))?,
+                retry,
+                timeout: Duration::try_from_secs_f64(row.get("timeout_seconds")).unwrap_or(Duration::from_secs(30)),
+                max_per_second: row.get("max_per_second"),
+                hmac_secret,
+            },
+            asked: row.get("asked"),
+        })
+    }
+
+    /// One commit for all of them, sorted by destination, at most one each. `keep` keeps what was delivered.
+    /// Without `details` the receiver's answers and error texts are left out.
+    pub async fn acknowledge(&self, items: &[Acknowledgement], keep: bool, details: bool) -> Result<(), StoreError> {
+        let kinds: Vec<&str> = items
+            .iter()
+            .map(|item| match item.ending {
+                Ending::Delivered => "d",
+                Ending::Retry { .. } => "r",
+                Ending::Exhausted => "x",
+                Ending::Held => "h",
+                Ending::Expired => "e",
+            })
+            .collect();
+        let destinations: Vec<i64> = items.iter().map(|item| item.destination.0).collect();
+        let sequences: Vec<i64> = items.iter().map(|item| item.sequence.0).collect();
+        let numbers: Vec<i32> = items.iter().map(|item| i32::try_from(item.number).unwrap_or(i32::MAX)).collect();
+        let statuses: Vec<Option<i16>> = items.iter().map(|item| item.status_code.and_then(|code| i16::try_from(code).ok())).collect();
+        let errors: Vec<Option<&str>> = items.iter().map(|item| item.error.as_deref().filter(|_| details)).collect();
+        let durations: Vec<i32> = items.iter().map(|item| i32::try_from(item.duration.as_millis()).unwrap_or(i32::MAX)).collect();
+        let responses: Vec<Option<&[u8]>> =
+            items.iter().map(|item| Some(&item.response[..]).filter(|body| details && !body.is_empty())).collect();
+        let retries: Vec<i64> = items
+            .iter()
+            .map(|item| match item.ending {
+                Ending::Retry { after } => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+                Ending::Delivered | Ending::Exhausted | Ending::Held | Ending::Expired => 0,
+            })
+            .collect();
+        let plain = items.iter().all(Acknowledgement::plain);
+        let row = self
+            .timed(self.client.query_one(
+                &self.acknowledge,
+                &[&kinds, &destinations, &sequences, &numbers, &statuses, &errors, &durations, &responses, &retries, &plain, &keep],
+            ))
+            .await?;
+        let ended = items.iter().filter(|item| !matches!(item.ending, Ending::Retry { .. } | Ending::Held)).count();
+        if row.get::<_, i64>(0) != i64::try_from(ended).unwrap_or(0) {
+            tracing::error!(expected = ended, found = row.get::<_, i64>(0), "somebody else removed messages of destinations served here");
+        }
+        Ok(())
+    }
+
+    /// Writes what lanes know; unless `keep`, gives the ownership up. Those that were ours.
+    pub async fn release(&self, lanes: &[(DestinationId, Sequence, Sequence)], keep: bool) -> Result<(), StoreError> {
+        let ids: Vec<i64> = lanes.iter().map(|lane| lane.0.0).collect();
+        let floors: Vec<i64> = lanes.iter().map(|lane| lane.1.0).collect();
+        let delivered: Vec<i64> = lanes.iter().map(|lane| lane.2.0).collect();
+        self.timed(self.client.query("select orderly.release($1, $2, $3, $4, $5)", &[&self.me.0, &ids, &floors, &delivered, &keep]))
+            .await
+            .map(drop)
+    }
+
+    /// Only after [`Session::release`] has committed.
+    pub async fn unlock(&self, ids: &[i64]) -> Result<(), StoreError> {
+        self.timed(self.client.query("select orderly.unlock($1)", &[&ids])).await.map(drop)
+    }
+
+    /// After an error: unlocks what is locked and should not be.
+    pub async fn unlock_strays(&self, held: &[i64]) -> Result<Vec<i64>, StoreError> {
+        let rows = self.timed(self.client.query("select orderly.unlock_strays($1)", &[&held])).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// What clients ask of a destination served here: ids and kinds, oldest first.
+    pub async fn pending_requests(&self, id: DestinationId) -> Result<Vec<(i64, String)>, StoreError> {
+        let rows = self
+            .timed(self.client.query(
+                "select id, kind from orderly.requests
+                 where destination_id = $1 and state = 'pending' and deadline > clock_timestamp() order by id",
+                &[&id.0],
+            ))
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Executes and answers one; `None`: it is no longer wanted.
+    pub async fn execute_request(&self, request: i64, in_flight: Option<Sequence>) -> Result<Option<Value>, StoreError> {
+        let in_flight = in_flight.map(|sequence| sequence.0);
+        let row = self.timed(self.client.query_one("select orderly.execute_request($1, $2)", &[&request, &in_flight])).await?;
+        Ok(row.get(0))
+    }
+
+    /// For each want (destination, above which sequence): its oldest messages, at most `messages` and, past
+    /// the first, `bytes`. Only the holder ends messages, so a second connection reads no lie.
+    pub async fn read_ahead(&self, wants: &[(DestinationId, Sequence)], messages: i64, bytes: i64) -> Result<Vec<Read>, StoreError> {
+        let ids: Vec<i64> = wants.iter().map(|want| want.0.0).collect();
+        let above: Vec<i64> = wants.iter().map(|want| want.1.0).collect();
+        let rows = self.aide.query(&self.read_ahead, &[&ids, &above, &messages, &bytes]).await?;
+        rows.iter()
+            .map(|row| {
+                let headers = match row.get::<_, Option<&str>>(4) {
+                    Some(json) => serde_json::from_str(json).map_err(|error| StoreError::Corrupt(format!("message headers: {error}")))?,
+                    None => std::collections::BTreeMap::new(),
+                };
+                Ok(Read {
+                    want: usize::try_from(row.get::<_, i32>(0) - 1).unwrap_or(0),
+                    message: Message {
+                        sequence: Sequence(row.get(1)),
+                        payload: Bytes::copy_from_slice(row.get(2)),
+                        content_type: row.get(3),
+                        headers: Headers::from_stored(headers),
+                        created_at: row.get(5),
+                        replay_of: row.get::<_, Option<i64>>(7).map(Sequence),
+                    },
+                    expires_in_ms: row.get(6),
+                })
+            })
+            .collect()
+    }
+
+    /// NOTIFY on the aide, where a commit that hangs stops no acknowledgement.
+    pub async fn notify(&self, payload: &str) -> Result<(), StoreError> {
+        self.aide.query("select orderly.ring($1)", &[&payload]).await?;
+        Ok(())
+    }
+
+    /// Waits up to `seconds` for the end of the next worker's session in the ring of all.
+    pub async fn watch(&self, seconds: i32) -> Result<Watched, StoreError> {
+        let row = self.watch.query_one("call orderly.watch($1, $2, null)", &[&self.me.0, &seconds]).await?;
+        Ok(match row.get::<_, Option<i64>>(0) {
+            None => Watched::Alive,
+            Some(0) => Watched::Alone,
+            Some(id) => Watched::Gone(WorkerId(id)),
+        })
+    }
+}
+
+/// Notifications must come back to who listens; behind a transaction pooler they do not.
+async fn hear_oneself(aide: &Client, notifications: &mut Notifications, me: i64) -> Result<(), SessionError> {
+    let hello = format!("h{me}");
+    aide.query("select orderly.ring($1)", &[&hello]).await.map_err(StoreError::from)?;
+    let heard = async {
+        while let Some((_, payload)) = notifications.recv().await {
+            if payload == hello {
+                return true;
+            }
+        }
+        false
+    };
+    match tokio::time::timeout(Duration::from_secs(5), heard).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(StoreError::Unreachable("the connection broke".into()).into()),
+        Err(_) => Err(SessionError::Pooler),
+    }
+}
+
+fn millis(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
