@@ -9,6 +9,7 @@
 //! Who may use what: `cli → api, worker, embedded, config`; `api → store, delivery, domain`;
 //! `worker → store, delivery, domain`; `store → domain`; `delivery → domain`; `domain →` nothing.
 
+pub mod api;
 pub mod config;
 pub mod domain;
 pub mod store;

@@ -76,9 +76,7 @@ impl Headers {
 
     /// What was checked before it was stored: no rule that came later may stop a delivery.
     pub fn from_stored(entries: BTreeMap<String, String>) -> Headers {
-        Headers(
-            entries.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), Header { name, value })).collect(),
-        )
+        Headers(entries.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), Header { name, value })).collect())
     }
 
     /// Names in lower case, as they are sent.

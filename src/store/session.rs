@@ -76,7 +76,9 @@ impl Drop for ReaderGuard {
 pub enum SessionError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("notifications do not come back: this looks like a transaction pooler; give the worker a direct DATABASE_URL")]
+    #[error(
+        "notifications do not come back: this looks like a transaction pooler; give the worker a direct DATABASE_URL"
+    )]
     Pooler,
     #[error("the two connections of this worker reached different servers; is a failover under way?")]
     TwoServers,
@@ -202,7 +204,8 @@ impl Session {
         }
 
         client.batch_execute("listen orderly").await.map_err(StoreError::from)?;
-        let me: i64 = client.query_one("select nextval('orderly.worker_ids')", &[]).await.map_err(StoreError::from)?.get(0);
+        let me: i64 =
+            client.query_one("select nextval('orderly.worker_ids')", &[]).await.map_err(StoreError::from)?.get(0);
         hear_oneself(&aide.client, &mut notifications, me).await?;
         // Held before the worker's row appears: a free lock on a known id means that its session is gone.
         let held: bool = client
@@ -256,7 +259,10 @@ impl Session {
     }
 
     /// Freshness counts from when the question was *sent*: what is read now may have been buffered long ago.
-    async fn timed<T>(&self, question: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
+    async fn timed<T>(
+        &self,
+        question: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, StoreError> {
         let asked_at = boottime_ms();
         let answer = question.await?;
         self.fresh_at_ms.fetch_max(asked_at, Ordering::AcqRel);
@@ -264,12 +270,21 @@ impl Session {
     }
 
     /// Appears among the workers; the row of an older session of this process goes.
-    pub async fn join(&self, process: &str, host: &str, kind: &str, destination: Option<DestinationId>) -> Result<(), StoreError> {
+    pub async fn join(
+        &self,
+        process: &str,
+        host: &str,
+        kind: &str,
+        destination: Option<DestinationId>,
+    ) -> Result<(), StoreError> {
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         let destination = destination.map(|id| id.0);
-        self.timed(self.client.query("select orderly.join($1, $2, $3, $4, $5, $6)", &[&self.me.0, &process, &host, &pid, &kind, &destination]))
-            .await
-            .map(drop)
+        self.timed(self.client.query(
+            "select orderly.join($1, $2, $3, $4, $5, $6)",
+            &[&self.me.0, &process, &host, &pid, &kind, &destination],
+        ))
+        .await
+        .map(drop)
     }
 
     pub async fn leave(&self) -> Result<(), StoreError> {
@@ -311,12 +326,15 @@ impl Session {
 
     fn read_lane(&self, row: &Row) -> Result<LaneStart, StoreError> {
         let destination = DestinationId(row.get("destination_id"));
-        let corrupt = |what: &str, why: String| StoreError::Corrupt(format!("destination {destination}: {what}: {why}"));
+        let corrupt =
+            |what: &str, why: String| StoreError::Corrupt(format!("destination {destination}: {what}: {why}"));
         let url = Url::parse(row.get("url")).map_err(|error| corrupt("url", error.to_string()))?;
         let headers = self.sealer.open(row.get("headers")).map_err(|error| corrupt("headers", error.to_string()))?;
         let headers = serde_json::from_slice(&headers).map_err(|error| corrupt("headers", error.to_string()))?;
         let hmac_secret = match row.get::<_, Option<&[u8]>>("hmac_secret") {
-            Some(sealed) => Some(HmacSecret(self.sealer.open(sealed).map_err(|error| corrupt("hmac secret", error.to_string()))?)),
+            Some(sealed) => {
+                Some(HmacSecret(self.sealer.open(sealed).map_err(|error| corrupt("hmac secret", error.to_string()))?))
+            }
             None => None,
         };
         let retry = row.get::<_, Option<i32>>("max_retries").map(|max_retries| RetryPolicy {
@@ -338,7 +356,8 @@ impl Session {
                 wait: millis(row.get::<_, Option<i64>>("head_wait_ms").unwrap_or(0)),
             }),
             held: row.get("held"),
-            state: DestinationState::from_name(row.get("state")).ok_or_else(|| corrupt("state", "unknown".to_owned()))?,
+            state: DestinationState::from_name(row.get("state"))
+                .ok_or_else(|| corrupt("state", "unknown".to_owned()))?,
             policy: Policy {
                 url,
                 headers: Headers::from_stored(headers),
@@ -369,9 +388,11 @@ impl Session {
         let destinations: Vec<i64> = items.iter().map(|item| item.destination.0).collect();
         let sequences: Vec<i64> = items.iter().map(|item| item.sequence.0).collect();
         let numbers: Vec<i32> = items.iter().map(|item| i32::try_from(item.number).unwrap_or(i32::MAX)).collect();
-        let statuses: Vec<Option<i16>> = items.iter().map(|item| item.status_code.and_then(|code| i16::try_from(code).ok())).collect();
+        let statuses: Vec<Option<i16>> =
+            items.iter().map(|item| item.status_code.and_then(|code| i16::try_from(code).ok())).collect();
         let errors: Vec<Option<&str>> = items.iter().map(|item| item.error.as_deref().filter(|_| details)).collect();
-        let durations: Vec<i32> = items.iter().map(|item| i32::try_from(item.duration.as_millis()).unwrap_or(i32::MAX)).collect();
+        let durations: Vec<i32> =
+            items.iter().map(|item| i32::try_from(item.duration.as_millis()).unwrap_or(i32::MAX)).collect();
         let responses: Vec<Option<&[u8]>> =
             items.iter().map(|item| Some(&item.response[..]).filter(|body| details && !body.is_empty())).collect();
         let retries: Vec<i64> = items
@@ -385,12 +406,28 @@ impl Session {
         let row = self
             .timed(self.client.query_one(
                 &self.acknowledge,
-                &[&kinds, &destinations, &sequences, &numbers, &statuses, &errors, &durations, &responses, &retries, &plain, &keep],
+                &[
+                    &kinds,
+                    &destinations,
+                    &sequences,
+                    &numbers,
+                    &statuses,
+                    &errors,
+                    &durations,
+                    &responses,
+                    &retries,
+                    &plain,
+                    &keep,
+                ],
             ))
             .await?;
         let ended = items.iter().filter(|item| !matches!(item.ending, Ending::Retry { .. } | Ending::Held)).count();
         if row.get::<_, i64>(0) != i64::try_from(ended).unwrap_or(0) {
-            tracing::error!(expected = ended, found = row.get::<_, i64>(0), "somebody else removed messages of destinations served here");
+            tracing::error!(
+                expected = ended,
+                found = row.get::<_, i64>(0),
+                "somebody else removed messages of destinations served here"
+            );
         }
         Ok(())
     }
@@ -400,9 +437,12 @@ impl Session {
         let ids: Vec<i64> = lanes.iter().map(|lane| lane.0.0).collect();
         let floors: Vec<i64> = lanes.iter().map(|lane| lane.1.0).collect();
         let delivered: Vec<i64> = lanes.iter().map(|lane| lane.2.0).collect();
-        self.timed(self.client.query("select orderly.release($1, $2, $3, $4, $5)", &[&self.me.0, &ids, &floors, &delivered, &keep]))
-            .await
-            .map(drop)
+        self.timed(
+            self.client
+                .query("select orderly.release($1, $2, $3, $4, $5)", &[&self.me.0, &ids, &floors, &delivered, &keep]),
+        )
+        .await
+        .map(drop)
     }
 
     /// Only after [`Session::release`] has committed.
@@ -429,22 +469,34 @@ impl Session {
     }
 
     /// Executes and answers one; `None`: it is no longer wanted.
-    pub async fn execute_request(&self, request: i64, in_flight: Option<Sequence>) -> Result<Option<Value>, StoreError> {
+    pub async fn execute_request(
+        &self,
+        request: i64,
+        in_flight: Option<Sequence>,
+    ) -> Result<Option<Value>, StoreError> {
         let in_flight = in_flight.map(|sequence| sequence.0);
-        let row = self.timed(self.client.query_one("select orderly.execute_request($1, $2)", &[&request, &in_flight])).await?;
+        let row = self
+            .timed(self.client.query_one("select orderly.execute_request($1, $2)", &[&request, &in_flight]))
+            .await?;
         Ok(row.get(0))
     }
 
     /// For each want (destination, above which sequence): its oldest messages, at most `messages` and, past
     /// the first, `bytes`. Only the holder ends messages, so a second connection reads no lie.
-    pub async fn read_ahead(&self, wants: &[(DestinationId, Sequence)], messages: i64, bytes: i64) -> Result<Vec<Read>, StoreError> {
+    pub async fn read_ahead(
+        &self,
+        wants: &[(DestinationId, Sequence)],
+        messages: i64,
+        bytes: i64,
+    ) -> Result<Vec<Read>, StoreError> {
         let ids: Vec<i64> = wants.iter().map(|want| want.0.0).collect();
         let above: Vec<i64> = wants.iter().map(|want| want.1.0).collect();
         let rows = self.aide.query(&self.read_ahead, &[&ids, &above, &messages, &bytes]).await?;
         rows.iter()
             .map(|row| {
                 let headers = match row.get::<_, Option<&str>>(4) {
-                    Some(json) => serde_json::from_str(json).map_err(|error| StoreError::Corrupt(format!("message headers: {error}")))?,
+                    Some(json) => serde_json::from_str(json)
+                        .map_err(|error| StoreError::Corrupt(format!("message headers: {error}")))?,
                     None => std::collections::BTreeMap::new(),
                 };
                 Ok(Read {

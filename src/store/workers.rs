@@ -39,7 +39,11 @@ impl Store {
     pub async fn list_unserved(&self, me: WorkerId) -> Result<Vec<(DestinationId, Option<Duration>)>, StoreError> {
         // Reads each claim once; at 100,000 destinations 0.3 s.
         let rows = self
-            .query_within(Duration::from_secs(30), "select destination_id, wait_ms from orderly.unserved($1)", &[(&me.0, Type::INT8)])
+            .query_within(
+                Duration::from_secs(30),
+                "select destination_id, wait_ms from orderly.unserved($1)",
+                &[(&me.0, Type::INT8)],
+            )
             .await?;
         Ok(rows
             .iter()
@@ -64,7 +68,13 @@ impl Store {
                 &[(&after.as_secs_f64(), Type::FLOAT8)],
             )
             .await?;
-        Ok(rows.first().map(|row| row.get::<_, Vec<i64>>(0)).unwrap_or_default().into_iter().map(DestinationId).collect())
+        Ok(rows
+            .first()
+            .map(|row| row.get::<_, Vec<i64>>(0))
+            .unwrap_or_default()
+            .into_iter()
+            .map(DestinationId)
+            .collect())
     }
 
     pub async fn end_session(&self, worker: WorkerId) -> Result<bool, StoreError> {
@@ -79,7 +89,8 @@ impl Store {
 
     /// A piece of what is past its time; how many rows went.
     pub async fn prune(&self, attempt_days: u32, letter_days: u32, payload_hours: u32) -> Result<i64, StoreError> {
-        let [attempts, letters, payloads] = [attempt_days, letter_days, payload_hours].map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+        let [attempts, letters, payloads] =
+            [attempt_days, letter_days, payload_hours].map(|n| i32::try_from(n).unwrap_or(i32::MAX));
         let rows = self
             .query(
                 "select orderly.prune($1, $2, $3, 2000)",
@@ -102,7 +113,8 @@ impl Store {
             &[(&id.0, Type::INT8)],
         )
         .await?;
-        self.query("update orderly.queues set accepting = false where destination_id = $1", &[(&id.0, Type::INT8)]).await?;
+        self.query("update orderly.queues set accepting = false where destination_id = $1", &[(&id.0, Type::INT8)])
+            .await?;
         Ok(())
     }
 
