@@ -2,10 +2,10 @@
 //!
 //! [`app`] is the whole of it as one poem endpoint: a file for each resource, whose handlers check what came,
 //! ask the [`store`](crate::store), and shape the answer. Every error that reaches a client, the
-//! framework's own included, is a problem ([`problem`]).
+//! framework's own included, is a problem (RFC 9457).
 
 mod attempts;
-mod caller;
+pub mod auth;
 mod content;
 mod dead_letters;
 mod destinations;
@@ -19,7 +19,9 @@ mod pagination;
 mod payload;
 mod problem;
 mod queues;
+mod refusal;
 mod routes;
+pub mod server;
 mod settings;
 mod workers;
 

@@ -3,7 +3,6 @@
 //! Every setting stands here once: its flag, its environment variable, its default, its meaning. The
 //! environment is read nowhere else. Secrets do not show in `Debug`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +10,13 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use crate::domain::RetryPolicy;
+
+mod serve;
+
+pub use serve::{ServeSettings, SettingsError, TokenKeys};
+mod trying_out;
+
+pub use trying_out::{DevSettings, ReceiverSettings};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Environment {
@@ -22,7 +28,7 @@ pub enum Environment {
 
 #[derive(Clone, Args)]
 pub struct DatabaseSettings {
-    /// Where Postgres is: postgres://user:password@host[:port][,host…]/database?sslmode=require
+    /// Where Postgres is: postgres://user:password@host:port/database?sslmode=require (several: host1,host2)
     #[arg(long = "database-url", env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub url: String,
 }
@@ -122,11 +128,29 @@ impl WorkerSettings {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Of every command.
 #[derive(Debug, Clone, Args)]
-pub struct ServeSettings {
-    /// Where the API listens
-    #[arg(long, env = "ORDERLY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8000")]
-    pub listen: SocketAddr,
+pub struct LogSettings {
+    /// How the log on stderr is written
+    #[arg(long, env = "ORDERLY_LOG_FORMAT", value_enum, default_value = "text", global = true)]
+    pub log_format: LogFormat,
+
+    /// What is logged: a level (error, warn, info, debug, trace), or one for each part, as in
+    /// info,orderly::worker=debug
+    #[arg(long, env = "ORDERLY_LOG", value_name = "FILTER", default_value = "info,refinery_core=warn", global = true,
+          value_parser = parse_log_filter)]
+    pub log: String,
+}
+
+fn parse_log_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 /// A number of seconds: 0 and fractions are fine, at most a day.

@@ -10,6 +10,11 @@
 //! `worker → store, delivery, domain`; `store → domain`; `delivery → domain`; `domain →` nothing.
 
 pub mod api;
+pub mod cli;
 pub mod config;
+pub mod delivery;
 pub mod domain;
+pub mod embedded;
 pub mod store;
+pub mod telemetry;
+pub mod worker;

@@ -19,8 +19,10 @@ mod pool;
 pub mod queues;
 mod sealer;
 pub mod session;
+mod signing_keys;
 pub mod workers;
 
+pub(crate) use connect::chain;
 pub use error::StoreError;
 pub use pool::Store;
-pub use sealer::{SealError, Sealer};
+pub use sealer::{SealError, Sealer, SecretsKeyError};

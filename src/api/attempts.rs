@@ -6,7 +6,7 @@ use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use serde::Serialize;
 
-use super::caller::{Caller, Scope};
+use super::auth::{Caller, Scope};
 use super::document::Tag;
 use super::pagination::{List, Page, default_limit, page, parse_cursor};
 use super::payload::Reply;

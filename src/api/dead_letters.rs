@@ -6,7 +6,7 @@ use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use serde::{Deserialize, Serialize};
 
-use super::caller::{Caller, Scope};
+use super::auth::{Caller, Scope};
 use super::content::{RawJson, show};
 use super::document::Tag;
 use super::entries::Entries;

@@ -3,7 +3,7 @@
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{ApiResponse, OpenApi};
 
-use super::caller::{Caller, Scope};
+use super::auth::{Caller, Scope};
 use super::document::Tag;
 use super::idempotency::Idempotency;
 use super::pagination::{List, Page, default_limit, page, parse_cursor};

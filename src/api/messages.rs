@@ -5,7 +5,7 @@ mod shapes;
 use poem_openapi::OpenApi;
 use poem_openapi::param::{Path, Query};
 
-use super::caller::{Caller, Scope};
+use super::auth::{Caller, Scope};
 use super::document::Tag;
 use super::idempotency::Idempotency;
 use super::pagination::{List, Page, default_limit, page, parse_cursor};

@@ -18,6 +18,7 @@ use serde::Serialize;
 pub use documented::{Answers, Calling, Changing, Creating, Ending, Listing, Posting, Reading, Redriving, Serving};
 pub use framework::into_problem;
 
+use crate::api::auth::AuthError;
 use crate::store::StoreError;
 use crate::store::control::ControlError;
 use crate::store::dead_letters::RedriveError;
@@ -91,10 +92,6 @@ impl Problem {
         Problem::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    pub fn forbidden(detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem::new(StatusCode::FORBIDDEN, detail)
-    }
-
     pub fn not_found() -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "there is no such thing")
     }
@@ -127,12 +124,6 @@ impl Problem {
 
     pub fn with_errors(mut self, errors: Vec<Fault>) -> Problem {
         self.errors = errors;
-        self
-    }
-
-    /// For a 401: how to identify oneself.
-    pub fn with_challenge(mut self, challenge: HeaderValue) -> Problem {
-        self.challenge = Some(challenge);
         self
     }
 
@@ -182,6 +173,12 @@ impl From<StoreError> for Problem {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what")
             }
         }
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Problem {
+        Problem { challenge: error.challenge(), ..Problem::new(error.status(), error.to_string()) }
     }
 }
 

@@ -6,7 +6,7 @@ use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use serde::{Deserialize, Serialize};
 
-use super::caller::{Caller, Scope};
+use super::auth::{Caller, Scope};
 use super::document::Tag;
 use super::payload::{JsonBody, Reply, RequestShape, only_an_object};
 use super::problem::{Answers, Changing, Ending, Problem, Reading};

@@ -9,6 +9,7 @@ use poem::web::Html;
 use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
 use url::Url;
 
+use super::auth::Verifier;
 use super::document::{Apis, description};
 use super::problem::{Problem, into_problem};
 use crate::domain::{DestinationId, parse_url};
@@ -23,13 +24,15 @@ pub type UrlCheck = Arc<dyn Fn(Url) -> BoxFuture<'static, Result<(), String>> + 
 pub struct AppState {
     pub store: Store,
     pub enqueuer: Enqueuer,
+    pub verifier: Verifier,
     pub check_url: UrlCheck,
 }
 
 impl AppState {
-    /// With a check that lets every URL pass.
+    /// Lets everybody do everything, and every URL pass.
     pub fn new(store: Store, enqueuer: Enqueuer) -> AppState {
-        AppState { store, enqueuer, check_url: Arc::new(|_| Box::pin(std::future::ready(Ok(())))) }
+        let check_url: UrlCheck = Arc::new(|_| Box::pin(std::future::ready(Ok(()))));
+        AppState { store, enqueuer, verifier: Verifier::disabled(), check_url }
     }
 
     /// 422 for a URL that leads where none may lead.
@@ -50,6 +53,7 @@ impl AppState {
 
 /// The API, its document and `/doc`. Needs no server: `poem::test::TestClient` takes it as it is.
 pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
+    let verifier = state.verifier.clone();
     let service = description(Apis::of(state));
     let page = service.swagger_ui_html();
     let (json, yaml) = (service.spec_endpoint(), service.spec_endpoint_yaml());
@@ -58,6 +62,7 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
         .at("/openapi.json", json)
         .at("/openapi.yaml", yaml)
         .nest("/", service)
+        .data(verifier)
         .with(CatchPanic::new().with_handler(|_| {
             let problem =
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what");

@@ -64,7 +64,7 @@ pub struct Session {
 }
 
 /// Keeps a connection's reader alive as long as the session.
-struct ReaderGuard(#[expect(dead_code, reason = "held for its Drop")] tokio::task::JoinHandle<()>);
+struct ReaderGuard(tokio::task::JoinHandle<()>);
 
 impl Drop for ReaderGuard {
     fn drop(&mut self) {

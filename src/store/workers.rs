@@ -118,6 +118,20 @@ impl Store {
         Ok(())
     }
 
+    /// Destinations with messages that workers alive serve.
+    pub async fn count_served_elsewhere(&self, only: Option<DestinationId>) -> Result<u64, StoreError> {
+        let only = only.map(|id| id.0);
+        let rows = self
+            .query(
+                "select count(*) from orderly.claims c join orderly.workers w on w.id = c.owner
+                 where ($1::bigint is null or c.destination_id = $1)
+                   and exists (select from orderly.messages m where m.destination_id = c.destination_id and m.sequence > c.floor)",
+                &[(&only, Type::INT8)],
+            )
+            .await?;
+        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+    }
+
     /// How many messages are queued, for a progress bar; counts at most `most`.
     pub async fn count_queued(&self, destination: Option<DestinationId>, most: i64) -> Result<i64, StoreError> {
         let id = destination.map(|id| id.0);

@@ -8,10 +8,11 @@ use poem::{Error, Response};
 use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
 
 use super::Problem;
+use crate::api::auth::AuthError;
 
 /// Makes a problem of whatever came up: ours stay as they are, the framework's get their status and a body.
 pub fn into_problem(error: Error) -> Response {
-    if error.is::<Problem>() || error.is_from_response() {
+    if error.is::<Problem>() || error.is::<AuthError>() || error.is_from_response() {
         return error.into_response();
     }
     let problem = if error.is::<NotFoundError>() {

@@ -1,0 +1,75 @@
+//! How do outcomes become final?
+//!
+//! All that came while a commit ran go into the next one, on the session whose locks make them valid. A
+//! lane sends its next message only after its acknowledgement has committed (G2).
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::Lost;
+use crate::store::session::{Acknowledgement, Session};
+
+/// One commit takes at most so many: 2,400/s one by one, 18,000, 90,000 and 170,000 by 10, 100 and 500.
+const BATCH: usize = 500;
+
+struct Item {
+    acknowledgement: Acknowledgement,
+    committed: oneshot::Sender<()>,
+}
+
+#[derive(Clone)]
+pub struct Acknowledger(mpsc::UnboundedSender<Item>);
+
+impl Acknowledger {
+    /// Ends when the last handle is gone and all is written, or when the session is lost.
+    pub fn start(session: Arc<Session>, keep_payloads: bool, lost: CancellationToken) -> Acknowledger {
+        let (sender, mut items) = mpsc::unbounded_channel::<Item>();
+        tokio::spawn(async move {
+            let mut batch = Vec::with_capacity(BATCH);
+            while items.recv_many(&mut batch, BATCH).await > 0 {
+                // One order for all row locks; a lane has at most one outcome under way.
+                batch.sort_by_key(|item| item.acknowledgement.destination);
+                let (outcomes, waiting): (Vec<_>, Vec<_>) =
+                    batch.drain(..).map(|item| (item.acknowledgement, item.committed)).unzip();
+                if let Err(error) = commit(&session, &outcomes, keep_payloads).await {
+                    tracing::error!(
+                        error = crate::store::chain(&error),
+                        "outcomes could not be written; the session is given up"
+                    );
+                    lost.cancel();
+                    return;
+                }
+                for committed in waiting {
+                    let _ = committed.send(());
+                }
+            }
+        });
+        Acknowledger(sender)
+    }
+
+    /// Returns when it is committed. [`Lost`]: it is not known whether it was.
+    pub async fn write(&self, acknowledgement: Acknowledgement) -> Result<(), Lost> {
+        let (committed, done) = oneshot::channel();
+        self.0.send(Item { acknowledgement, committed }).map_err(|_| Lost)?;
+        done.await.map_err(|_| Lost)
+    }
+}
+
+/// All at once; else one by one, so that one that fails does not fail the others; that one without the
+/// receiver's answer, so that nothing a receiver says can stop its queue.
+async fn commit(session: &Session, items: &[Acknowledgement], keep: bool) -> Result<(), crate::store::StoreError> {
+    let Err(error) = session.acknowledge(items, keep, true).await else { return Ok(()) };
+    if session.is_closed() {
+        return Err(error);
+    }
+    tracing::warn!(error = crate::store::chain(&error), outcomes = items.len(), "writing outcomes one by one");
+    for item in items {
+        let one = std::slice::from_ref(item);
+        if session.acknowledge(one, keep, true).await.is_err() {
+            session.acknowledge(one, keep, false).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! How do lanes get their messages?
+//!
+//! Each asks for a few at a time; what many ask for while a query runs is read by the next one.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::Lost;
+use crate::domain::{DestinationId, Message, Sequence};
+use crate::store::session::Session;
+
+/// Messages a lane reads ahead, at most.
+const MESSAGES: i64 = 32;
+/// What all lanes together may have read ahead, and the bounds of each one's share of it.
+const BYTES: usize = 48 << 20;
+const SHARE: std::ops::RangeInclusive<usize> = 4 << 10..=1 << 20;
+/// Wants in one query.
+const WANTS: usize = 256;
+
+pub struct Ahead {
+    pub message: Message,
+    pub expires_at: Instant,
+}
+
+struct Want {
+    destination: DestinationId,
+    above: Sequence,
+    answer: oneshot::Sender<Vec<Ahead>>,
+}
+
+#[derive(Clone)]
+pub struct Feed(mpsc::UnboundedSender<Want>);
+
+impl Feed {
+    /// Ends with the last handle, or when the session does not answer.
+    pub fn start(session: Arc<Session>, lanes: impl Fn() -> usize + Send + 'static) -> Feed {
+        let (sender, mut wants) = mpsc::unbounded_channel::<Want>();
+        tokio::spawn(async move {
+            let mut batch = Vec::new();
+            while wants.recv_many(&mut batch, WANTS).await > 0 {
+                let asked: Vec<_> = batch.iter().map(|want| (want.destination, want.above)).collect();
+                let share = (BYTES / lanes().max(1)).clamp(*SHARE.start(), *SHARE.end());
+                let read = match session.read_ahead(&asked, MESSAGES, i64::try_from(share).unwrap_or(i64::MAX)).await {
+                    Ok(read) => read,
+                    Err(error) => {
+                        tracing::warn!(error = crate::store::chain(&error), "messages could not be read");
+                        return;
+                    }
+                };
+                let now = Instant::now();
+                let mut answers: Vec<Vec<Ahead>> = batch.iter().map(|_| Vec::new()).collect();
+                for row in read {
+                    let left = std::time::Duration::from_millis(row.expires_in_ms.max(0).unsigned_abs());
+                    answers[row.want].push(Ahead { message: row.message, expires_at: now + left });
+                }
+                for (want, mut answer) in batch.drain(..).zip(answers) {
+                    // The join promises no order between rows.
+                    answer.sort_by_key(|ahead| ahead.message.sequence);
+                    let _ = want.answer.send(answer);
+                }
+            }
+        });
+        Feed(sender)
+    }
+
+    /// The oldest messages above a sequence; none: there were none when this was asked.
+    pub async fn read(&self, destination: DestinationId, above: Sequence) -> Result<Vec<Ahead>, Lost> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Want { destination, above, answer }).map_err(|_| Lost)?;
+        answered.await.map_err(|_| Lost)
+    }
+}

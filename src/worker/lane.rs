@@ -1,0 +1,435 @@
+//! How is one claimed destination served?
+//!
+//! A lane reads a few messages ahead, sends one, waits for its committed acknowledgement, and sends the
+//! next (G2, G3). Between two requests, and beside the one in flight, it does what clients ask of the
+//! holder. It ends when there is nothing to do, when it is told to leave, or when something stands in the
+//! way for longer than a few seconds: a wait keeps neither a task nor a lock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::context::Context;
+use super::feed::Ahead;
+use super::pace::SLOW_AFTER;
+use super::{Lost, policy};
+use crate::delivery::{Meta, Target};
+use crate::domain::{DestinationId, DestinationState, FailureKind, MessageId, Outcome, Policy, Sequence};
+use crate::store::session::{Acknowledgement, Ending, LaneStart};
+
+/// A wait longer than this gives the destination back.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Why a lane ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The queue was empty for a while.
+    Drained,
+    /// It was told to leave; there may be more.
+    Left,
+    /// Nothing can be sent: for so long, or until somebody wakes it.
+    Dormant(Option<Duration>),
+    /// The destination is no more.
+    Gone,
+    Lost,
+}
+
+/// A lane's last words.
+#[derive(Debug)]
+pub struct Ended {
+    pub destination: DestinationId,
+    pub end: End,
+    pub floor: Sequence,
+    pub last_delivered: Sequence,
+}
+
+/// How the scheduler speaks to a lane.
+#[derive(Debug, Default)]
+pub struct Handle {
+    signals: AtomicU8,
+    wake: Notify,
+    /// Since when it has had nothing to do, in milliseconds of the session; 0: it has.
+    quiet_since_ms: AtomicU64,
+}
+
+/// There may be new messages.
+pub const BELL: u8 = 1;
+/// Clients ask something.
+pub const ASKED: u8 = 2;
+/// Finish what is in flight, and end.
+pub const LEAVE: u8 = 4;
+
+impl Handle {
+    pub fn signal(&self, signal: u8) {
+        // Wakes once for each kind of news: a storm of bells must not wake a lane that has not looked yet.
+        if self.signals.fetch_or(signal, Ordering::AcqRel) & signal == 0 {
+            self.wake.notify_one();
+        }
+    }
+
+    pub fn has(&self, signal: u8) -> bool {
+        self.signals.load(Ordering::Acquire) & signal != 0
+    }
+
+    fn take(&self, signal: u8) -> bool {
+        self.signals.fetch_and(!signal, Ordering::AcqRel) & signal != 0
+    }
+
+    /// Since when the lane lingers, if it does.
+    pub fn quiet_since_ms(&self) -> Option<u64> {
+        Some(self.quiet_since_ms.load(Ordering::Relaxed)).filter(|since| *since != 0)
+    }
+}
+
+pub struct Lane {
+    context: Arc<Context>,
+    handle: Arc<Handle>,
+    destination: DestinationId,
+    epoch: i64,
+    policy: Policy,
+    target: Arc<Target>,
+    state: DestinationState,
+    held: bool,
+    floor: Sequence,
+    last_delivered: Sequence,
+    skips: Vec<(i64, i64)>,
+    /// Of the head, when it failed before: which, how often, and when it may be tried again.
+    failed: Option<(Sequence, u32, Instant)>,
+    ahead: VecDeque<Ahead>,
+    /// By `max_per_second`.
+    next_start: Instant,
+    /// The last try timed out: the next starts in the second budget.
+    suspect: bool,
+}
+
+/// What follows from what a client asked.
+enum Asked {
+    Done,
+    /// It wants the destination itself.
+    Yield,
+}
+
+impl Lane {
+    pub fn new(context: Arc<Context>, handle: Arc<Handle>, start: LaneStart) -> Lane {
+        let now = Instant::now();
+        if start.asked {
+            handle.signal(ASKED);
+        }
+        let target = Arc::new(context.client.target(&start.policy));
+        let mut lane = Lane {
+            context,
+            handle,
+            destination: start.destination,
+            epoch: start.epoch,
+            target,
+            state: start.state,
+            held: start.held,
+            floor: start.floor,
+            last_delivered: start.last_delivered,
+            skips: start.skips,
+            failed: start.head.map(|head| (head.sequence, head.attempts, now + head.wait)),
+            ahead: VecDeque::new(),
+            next_start: now,
+            suspect: false,
+            policy: start.policy,
+        };
+        // Whoever had it before may have sent just now.
+        lane.next_start = now + lane.interval();
+        lane
+    }
+
+    /// Ends only between two requests, or when the session is lost (then it is dropped).
+    pub async fn run(mut self) -> Ended {
+        let end = match self.serve().await {
+            Ok(end) => end,
+            Err(Lost) => End::Lost,
+        };
+        Ended { destination: self.destination, end, floor: self.floor, last_delivered: self.last_delivered }
+    }
+
+    async fn serve(&mut self) -> Result<End, Lost> {
+        loop {
+            if self.handle.take(ASKED)
+                && let Some(end) = self.answer_requests(None).await?
+            {
+                return Ok(end);
+            }
+            if self.handle.has(LEAVE) {
+                return Ok(End::Left);
+            }
+            if self.state != DestinationState::Active || self.held {
+                return Ok(End::Dormant(None));
+            }
+            let Some((sequence, expires_at)) = self.head().await? else {
+                if self.linger().await {
+                    return Ok(End::Drained);
+                }
+                continue;
+            };
+            if expires_at <= Instant::now() {
+                self.expire().await?;
+                continue;
+            }
+            if let Some(until) = self.wait_until(sequence) {
+                // At its expiry it ends, whatever it waits for.
+                let until = until.min(expires_at);
+                let wait = until.saturating_duration_since(Instant::now());
+                if wait > LONGEST_WAIT && !self.context.stays {
+                    return Ok(End::Dormant(Some(wait)));
+                }
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = self.handle.wake.notified() => {}
+                }
+                continue;
+            }
+            if let Some(end) = self.send().await? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// The oldest message that has not ended, and when it expires.
+    async fn head(&mut self) -> Result<Option<(Sequence, Instant)>, Lost> {
+        if self.ahead.is_empty() {
+            // Forgotten before looking: a bell that comes while this reads is heard afterwards.
+            self.handle.take(BELL);
+            self.ahead.extend(self.context.feed.read(self.destination, self.floor).await?);
+        }
+        Ok(self.ahead.front().map(|head| (head.message.sequence, head.expires_at)))
+    }
+
+    /// Waits for news; true: there was none for long enough to give the destination back.
+    async fn linger(&self) -> bool {
+        if self.context.linger.is_zero() {
+            return !self.handle.has(BELL | ASKED);
+        }
+        self.handle.quiet_since_ms.store(self.context.age_ms().max(1), Ordering::Relaxed);
+        let news = tokio::time::timeout(self.context.linger, self.handle.wake.notified()).await.is_ok();
+        self.handle.quiet_since_ms.store(0, Ordering::Relaxed);
+        if news || self.handle.has(BELL | ASKED | LEAVE) {
+            return false;
+        }
+        if self.context.stays {
+            // Never given back: what a release would write is written, for whoever comes after a crash.
+            self.context.checkpoint(self.destination, self.floor, self.last_delivered).await;
+            self.handle.wake.notified().await;
+            return false;
+        }
+        true
+    }
+
+    /// Until when the head may not be sent.
+    fn wait_until(&self, head: Sequence) -> Option<Instant> {
+        let retry_at = self.failed.filter(|(sequence, _, _)| *sequence == head).map(|(_, _, at)| at);
+        let at = retry_at.map_or(self.next_start, |at| at.max(self.next_start));
+        (at > Instant::now()).then_some(at)
+    }
+
+    /// From one start to the next, by `max_per_second`.
+    fn interval(&self) -> Duration {
+        self.policy
+            .max_per_second
+            .map_or(Duration::ZERO, |max| Duration::try_from_secs_f64(1.0 / max).unwrap_or_default())
+    }
+
+    /// Sends the head once and writes what came of it.
+    async fn send(&mut self) -> Result<Option<End>, Lost> {
+        let context = self.context.clone();
+        let mut permit = context.pace.enter(self.suspect).await;
+        if self.handle.has(ASKED | LEAVE) {
+            // Came while it waited for its turn.
+            return Ok(None);
+        }
+        context.ensure_fresh().await?;
+        let Some(head) = self.ahead.pop_front() else { return Ok(None) };
+        let sequence = head.message.sequence;
+        let number =
+            self.failed.filter(|(failed, _, _)| *failed == sequence).map_or(0, |(_, attempts, _)| attempts) + 1;
+        let meta = Meta {
+            id: MessageId { destination: self.destination, sequence },
+            attempt: number,
+            epoch: self.epoch,
+            previous: self.last_delivered,
+            skipped: self
+                .skips
+                .iter()
+                .filter(|(last, _)| *last > self.last_delivered.0 && *last < sequence.0)
+                .map(|(_, n)| n)
+                .sum(),
+        };
+        let started = Instant::now();
+        self.next_start = started + self.interval();
+
+        let target = self.target.clone();
+        let delivered = {
+            let mut request = std::pin::pin!(context.client.deliver(&target, &head.message, &meta, context.gate()));
+            let mut slow = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut request => break outcome,
+                    () = self.handle.wake.notified() => {
+                        if self.handle.take(ASKED)
+                            && let Some(end) = self.answer_requests(Some(sequence)).await?
+                        {
+                            // Somebody wants the destination itself: what is in flight is aborted.
+                            return Ok(Some(end));
+                        }
+                    }
+                    () = sleep_until(started + SLOW_AFTER), if !slow => {
+                        permit.slow_down();
+                        slow = true;
+                    }
+                }
+            }
+        };
+        drop(permit);
+        let Ok(outcome) = delivered else {
+            // The gate was closed at the last moment: nothing was sent. Ask, and try again.
+            self.ahead.push_front(head);
+            context.ensure_fresh().await?;
+            return Ok(None);
+        };
+        self.finish(head, number, outcome).await
+    }
+
+    /// Writes the outcome of a try, waits for its commit, and takes over what follows from it.
+    async fn finish(&mut self, head: Ahead, number: u32, outcome: Outcome) -> Result<Option<End>, Lost> {
+        let ended_at = Instant::now();
+        let sequence = head.message.sequence;
+        let ending = policy::decide(
+            &self.policy,
+            &self.context.retry,
+            number,
+            &outcome,
+            head.expires_at.saturating_duration_since(ended_at),
+        );
+        let failure = outcome.result.as_ref().err();
+        self.suspect = failure.is_some_and(|failure| failure.kind == FailureKind::Timeout);
+        self.context.counters.count_try(self.destination, &outcome, ending);
+        if let Some(failure) = failure {
+            tracing::info!(
+                destination.id = self.destination.0,
+                message.id = %MessageId { destination: self.destination, sequence },
+                attempt = number,
+                duration_ms = u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX),
+                error = failure.kind.as_str(),
+                detail = failure.detail,
+                next = ?ending,
+                "a delivery failed"
+            );
+        }
+        let gone = failure.is_some_and(|failure| failure.kind == FailureKind::Gone);
+        let acknowledgement = Acknowledgement {
+            destination: self.destination,
+            sequence,
+            number,
+            ending,
+            status_code: outcome.status_code,
+            error: failure.map(|failure| failure.kind.as_str().to_owned()),
+            duration: outcome.duration,
+            response: outcome.response,
+            prune_skips: self.skips.iter().any(|(last, _)| *last < sequence.0),
+        };
+        self.context.acknowledger.write(acknowledgement).await?;
+        match ending {
+            Ending::Delivered => {
+                self.last_delivered = sequence;
+                self.floor = sequence;
+                self.skips.retain(|(last, _)| *last > sequence.0);
+                self.failed = None;
+            }
+            Ending::Exhausted | Ending::Expired => {
+                self.floor = sequence;
+                self.skips.push((sequence.0, 1));
+                self.failed = None;
+            }
+            Ending::Retry { after } => {
+                self.failed = Some((sequence, number, ended_at + after));
+                self.ahead.push_front(head);
+            }
+            Ending::Held => return Ok(Some(End::Dormant(None))),
+        }
+        if gone {
+            tracing::warn!(
+                destination.id = self.destination.0,
+                "the receiver answered 410: the destination is disabled"
+            );
+            self.context.disable(self.destination).await;
+            return Ok(Some(End::Dormant(None)));
+        }
+        Ok(None)
+    }
+
+    /// Ends the head, which nobody may want any more.
+    async fn expire(&mut self) -> Result<(), Lost> {
+        let Some(head) = self.ahead.pop_front() else { return Ok(()) };
+        let sequence = head.message.sequence;
+        let attempts = self.failed.filter(|(failed, _, _)| *failed == sequence).map_or(0, |(_, attempts, _)| attempts);
+        let acknowledgement = Acknowledgement {
+            destination: self.destination,
+            sequence,
+            number: attempts,
+            ending: Ending::Expired,
+            status_code: None,
+            error: None,
+            duration: Duration::ZERO,
+            response: bytes::Bytes::new(),
+            prune_skips: false,
+        };
+        self.context.acknowledger.write(acknowledgement).await?;
+        self.context.counters.count_expired();
+        self.floor = sequence;
+        self.skips.push((sequence.0, 1));
+        self.failed = None;
+        Ok(())
+    }
+
+    /// Does what clients ask of the holder, and reads anew what that may have changed: what was read ahead
+    /// may be gone.
+    async fn answer_requests(&mut self, in_flight: Option<Sequence>) -> Result<Option<End>, Lost> {
+        let context = self.context.clone();
+        let session = &context.session;
+        for (request, kind) in session.pending_requests(self.destination).await? {
+            match self.answer(request, &kind, in_flight).await? {
+                Asked::Done => {}
+                Asked::Yield => return Ok(Some(End::Left)),
+            }
+        }
+        let Some(now) = session.lanes(&[self.destination.0]).await?.into_iter().next() else {
+            return Ok(Some(End::Gone));
+        };
+        self.target = Arc::new(context.client.target(&now.policy));
+        self.policy = now.policy;
+        self.state = now.state;
+        self.held = now.held;
+        self.skips = now.skips;
+        self.floor = self.floor.max(now.floor);
+        self.failed = now.head.map(|head| (head.sequence, head.attempts, Instant::now() + head.wait));
+        self.ahead.clear();
+        if let Some(sequence) = in_flight {
+            // It is not the head while it is in flight; it is put back if it has to be tried again, so what
+            // is read next must come after it.
+            self.ahead.extend(context.feed.read(self.destination, sequence).await?);
+        }
+        Ok(None)
+    }
+
+    async fn answer(&self, request: i64, kind: &str, in_flight: Option<Sequence>) -> Result<Asked, Lost> {
+        if kind == "yield" {
+            return Ok(Asked::Yield);
+        }
+        loop {
+            let answer = self.context.session.execute_request(request, in_flight).await?;
+            let status = answer.as_ref().and_then(|answer| answer.get("status")).and_then(serde_json::Value::as_str);
+            if status != Some("more") {
+                return Ok(Asked::Done);
+            }
+        }
+    }
+}

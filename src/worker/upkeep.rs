@@ -1,0 +1,101 @@
+//! What does one worker do for all, now and then?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::context::Context;
+use super::membership::View;
+use super::scheduler::News;
+use super::watch::Pulse;
+
+const SWEEP_EVERY: Duration = Duration::from_secs(20);
+/// Younger messages may have a bell under way.
+const SWEEP_AGE: Duration = Duration::from_secs(4);
+const COMPARE_EVERY: Duration = Duration::from_secs(60);
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+
+/// How long things are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Keeping {
+    pub attempt_days: u32,
+    pub letter_days: u32,
+    pub payload_hours: u32,
+}
+
+/// The lowest worker in the view looks for messages that no bell told of, ends what expired where nobody
+/// serves, and prunes. Each compares what it owns by the database with what it serves.
+pub async fn run(
+    context: Arc<Context>,
+    view: watch::Receiver<View>,
+    pulse: Pulse,
+    news: mpsc::UnboundedSender<News>,
+    keeping: Keeping,
+    lost: CancellationToken,
+) {
+    let later = |every| tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    let (mut sweep, mut compare, mut prune) =
+        (later(SWEEP_EVERY), later(COMPARE_EVERY), tokio::time::interval(PRUNE_EVERY));
+    for tick in [&mut sweep, &mut compare, &mut prune] {
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
+    // The first one fires at once; nobody is in the view yet, so it waits for the next.
+    prune.tick().await;
+    let lowest = || view.borrow().lowest() == Some(context.session.me);
+    let mut pruned = false;
+    loop {
+        tokio::select! {
+            _ = sweep.tick() => {
+                if lowest() {
+                    sweep_once(&context, &pulse).await;
+                    if !pruned {
+                        pruned = true;
+                        prune_all(&context, keeping).await;
+                    }
+                }
+            }
+            _ = compare.tick() => {
+                if let Ok(owned) = context.store.list_owned_by(context.session.me).await {
+                    let _ = news.send(News::Owned(owned));
+                }
+            }
+            _ = prune.tick() => {
+                if lowest() {
+                    prune_all(&context, keeping).await;
+                }
+            }
+            () = lost.cancelled() => return,
+        }
+    }
+}
+
+async fn sweep_once(context: &Context, pulse: &Pulse) {
+    match context.store.sweep(SWEEP_AGE).await {
+        Ok(found) if found.is_empty() => {}
+        Ok(found) => {
+            tracing::warn!(count = found.len(), "messages that no bell had told of were found");
+            context.counters.count_swept(found.len());
+            found.into_iter().for_each(|id| pulse.ring(id));
+        }
+        Err(error) => tracing::warn!(error = crate::store::chain(&error), "the sweep failed"),
+    }
+}
+
+/// In pieces, so that no deletion is long.
+async fn prune_all(context: &Context, keeping: Keeping) {
+    let work = async {
+        context.store.maintain_partitions(keeping.attempt_days).await?;
+        while context.store.prune(keeping.attempt_days, keeping.letter_days, keeping.payload_hours).await? > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        while context.store.remove_leftovers().await? > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok::<(), crate::store::StoreError>(())
+    };
+    if let Err(error) = work.await {
+        tracing::warn!(error = crate::store::chain(&error), "pruning failed; it is tried again later");
+    }
+}
