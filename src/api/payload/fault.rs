@@ -75,13 +75,10 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(remote = "Self", deny_unknown_fields)]
     struct Shape {
-        #[expect(dead_code, reason = "only its type matters")]
         url: String,
         #[serde(default, deserialize_with = "given")]
-        #[expect(dead_code, reason = "only its type matters")]
         number: Option<f64>,
         #[serde(default)]
-        #[expect(dead_code, reason = "only its type matters")]
         list: Vec<Shape>,
     }
 
