@@ -6,3 +6,4 @@ mod support;
 mod command_line;
 mod embedded;
 mod migrations;
+mod receiver;
