@@ -7,4 +7,5 @@ mod command_line;
 mod delivery;
 mod embedded;
 mod migrations;
+mod receiver;
 mod takeover;
