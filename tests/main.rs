@@ -3,6 +3,8 @@
 
 mod support;
 
+mod auth;
 mod command_line;
 mod embedded;
 mod migrations;
+mod server;
