@@ -6,6 +6,7 @@
 
 mod attempts;
 pub mod auth;
+pub mod browser;
 mod content;
 mod dead_letters;
 mod destinations;
@@ -13,6 +14,7 @@ mod document;
 mod entries;
 mod health;
 mod idempotency;
+pub mod limits;
 mod messages;
 mod names;
 mod pagination;
