@@ -16,6 +16,7 @@ mod health;
 mod idempotency;
 pub mod limits;
 mod messages;
+pub mod metrics;
 mod names;
 mod pagination;
 mod payload;
@@ -25,7 +26,9 @@ mod refusal;
 mod routes;
 pub mod server;
 mod settings;
+mod site;
 mod workers;
 
 pub use document::{openapi_json, openapi_yaml};
 pub use routes::{AppState, UrlCheck, app};
+pub use site::{SiteError, serve};

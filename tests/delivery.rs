@@ -13,7 +13,8 @@ use crate::support::{Answer, Queue, Receiver, TestDatabase, destinations, start_
 async fn a_worker_delivers_what_is_queued_waits_out_the_retries_and_ends() {
     let database = TestDatabase::new().await;
     let queue = Queue::on(&database).await;
-    let receiver = Receiver::answering(|received| Answer::status(if received.count.is_multiple_of(3) { 500 } else { 200 })).await;
+    let receiver =
+        Receiver::answering(|received| Answer::status(if received.count.is_multiple_of(3) { 500 } else { 200 })).await;
     let ids = destinations(&queue, &receiver, 3).await;
     for n in 0..30 {
         queue.enqueue(ids[n % 3], json!({ "n": n })).await;
@@ -41,7 +42,8 @@ async fn a_worker_delivers_what_is_queued_waits_out_the_retries_and_ends() {
 async fn a_message_is_tried_once_more_than_its_retries_apart_and_then_makes_way() {
     let database = TestDatabase::new().await;
     let queue = Queue::on(&database).await;
-    let receiver = Receiver::answering(|received| Answer::status(if received.json()["n"] == 1 { 503 } else { 204 })).await;
+    let receiver =
+        Receiver::answering(|received| Answer::status(if received.json()["n"] == 1 { 503 } else { 204 })).await;
     let id = queue.destination(&receiver.url("/x")).await;
     for n in 0..3 {
         queue.enqueue(id, json!({ "n": n })).await;
@@ -59,7 +61,8 @@ async fn a_message_is_tried_once_more_than_its_retries_apart_and_then_makes_way(
     let last = &received[4];
     assert_eq!(last.number("orderly-previous-sequence"), received[0].sequence());
     assert_eq!(last.number("orderly-skipped"), 1);
-    let dead = queue.number("select count(*) from orderly.ends where outcome = 'exhausted' and attempts = 3", &[]).await;
+    let dead =
+        queue.number("select count(*) from orderly.ends where outcome = 'exhausted' and attempts = 3", &[]).await;
     assert_eq!(dead, 1);
 }
 
@@ -241,7 +244,8 @@ async fn the_message_in_flight_is_nobodys_to_delete() {
     let database = TestDatabase::new().await;
     let queue = Queue::on(&database).await;
     let store = database.store();
-    let receiver = Receiver::answering(|received| if received.count == 1 { Answer::hang() } else { Answer::ok() }).await;
+    let receiver =
+        Receiver::answering(|received| if received.count == 1 { Answer::hang() } else { Answer::ok() }).await;
     let id = queue.destination(&receiver.url("/x")).await;
     let first = queue.enqueue(id, json!(1)).await;
     let second = queue.enqueue(id, json!(2)).await;

@@ -19,11 +19,22 @@ async fn a_killed_workers_destinations_go_on_within_a_second() {
         queue.enqueue(ids[n % 12], json!({ "n": n })).await;
     }
     receiver.wait_for_count(300).await;
-    let theirs = queue.number("select count(*) from orderly.claims where owner = (select min(id) from orderly.workers)", &[]).await;
+    let theirs = queue
+        .number("select count(*) from orderly.claims where owner = (select min(id) from orderly.workers)", &[])
+        .await;
     assert!(theirs > 0);
     first.signal(Signal::KILL);
     let killed = Instant::now();
-    let received = receiver.wait_for(|all| all.iter().filter(|one| one.number("orderly-attempt") >= 1).map(|one| one.sequence()).collect::<std::collections::HashSet<_>>().len() == total).await;
+    let received = receiver
+        .wait_for(|all| {
+            all.iter()
+                .filter(|one| one.number("orderly-attempt") >= 1)
+                .map(|one| one.sequence())
+                .collect::<std::collections::HashSet<_>>()
+                .len()
+                == total
+        })
+        .await;
     for n in 0..12 {
         let path = format!("/{n}");
         receiver.assert_in_order(&path);

@@ -12,7 +12,7 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use poem::error::ResponseError;
 use poem::http::{HeaderValue, StatusCode, header};
-use poem::{Endpoint, Middleware, Request, Response};
+use poem::{Request, Response};
 
 use super::refusal::refusal;
 
@@ -67,6 +67,15 @@ impl RateLimits {
         }))
     }
 
+    /// Counts a request, and lets the caller's tenant be counted once it is known.
+    pub fn admit(&self, request: &mut Request) -> Result<(), TooMany> {
+        self.check()?;
+        if self.0.tenants.is_some() {
+            request.set_data(self.clone());
+        }
+        Ok(())
+    }
+
     pub fn check(&self) -> Result<(), TooMany> {
         let Some(bucket) = &self.0.all else { return Ok(()) };
         bucket.check().map_err(|full| TooMany::wait(full.wait_time_from(self.0.clock.now())))
@@ -78,31 +87,6 @@ impl RateLimits {
             buckets.retain_recent();
         }
         buckets.check_key(&tenant.to_owned()).map_err(|full| TooMany::wait(full.wait_time_from(self.0.clock.now())))
-    }
-}
-
-impl<E: Endpoint> Middleware<E> for RateLimits {
-    type Output = Limited<E>;
-
-    fn transform(&self, inner: E) -> Limited<E> {
-        Limited { inner, limits: self.clone() }
-    }
-}
-
-pub struct Limited<E> {
-    inner: E,
-    limits: RateLimits,
-}
-
-impl<E: Endpoint> Endpoint for Limited<E> {
-    type Output = E::Output;
-
-    async fn call(&self, mut request: Request) -> poem::Result<E::Output> {
-        self.limits.check()?;
-        if self.limits.0.tenants.is_some() {
-            request.set_data(self.limits.clone());
-        }
-        self.inner.call(request).await
     }
 }
 

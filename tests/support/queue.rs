@@ -40,7 +40,12 @@ impl Queue {
     }
 
     pub async fn number(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> i64 {
-        self.connection.client.query_one(sql, parameters).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
+        self.connection
+            .client
+            .query_one(sql, parameters)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+            .get(0)
     }
 
     pub async fn queued(&self) -> i64 {
