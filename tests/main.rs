@@ -9,5 +9,6 @@ mod delivery;
 mod embedded;
 mod migrations;
 mod receiver;
+mod receivers;
 mod server;
 mod takeover;
