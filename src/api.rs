@@ -14,6 +14,7 @@ mod entries;
 mod health;
 mod idempotency;
 mod messages;
+mod methods;
 mod names;
 mod pagination;
 mod payload;

@@ -10,7 +10,8 @@ use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
 use url::Url;
 
 use super::auth::Verifier;
-use super::document::{Apis, description};
+use super::document::{All, Apis, description};
+use super::methods::Outermost;
 use super::problem::{Problem, into_problem};
 use crate::domain::{DestinationId, parse_url};
 use crate::store::Store;
@@ -57,7 +58,7 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
     let service = description(Apis::of(state));
     let page = service.swagger_ui_html();
     let (json, yaml) = (service.spec_endpoint(), service.spec_endpoint_yaml());
-    Route::new()
+    let routes = Route::new()
         .at("/doc", make_sync(move |_| Html(page.clone())))
         .at("/openapi.json", json)
         .at("/openapi.yaml", yaml)
@@ -68,5 +69,6 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what");
             into_problem(problem.into())
         }))
-        .catch_all_error(|error| async move { into_problem(error) })
+        .map_to_response();
+    Outermost::new::<All>(routes)
 }
