@@ -3,6 +3,7 @@
 
 mod support;
 
+mod api;
 mod command_line;
 mod embedded;
 mod migrations;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use poem::http::StatusCode;
 use poem::middleware::CatchPanic;
-use poem::web::Html;
-use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
+use poem::{Endpoint, EndpointExt, Response, Route};
 use url::Url;
 
 use super::auth::Verifier;
@@ -56,10 +55,10 @@ impl AppState {
 pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
     let verifier = state.verifier.clone();
     let service = description(Apis::of(state));
-    let page = service.swagger_ui_html();
+    let page = service.swagger_ui();
     let (json, yaml) = (service.spec_endpoint(), service.spec_endpoint_yaml());
     let routes = Route::new()
-        .at("/doc", make_sync(move |_| Html(page.clone())))
+        .nest("/doc", page)
         .at("/openapi.json", json)
         .at("/openapi.yaml", yaml)
         .nest("/", service)
