@@ -171,7 +171,7 @@ $$;
 
 -- One message, wherever it is in its life; no row when it is unknown, deleted or forgotten. One snapshot,
 -- so a message that ends meanwhile is found on one side or on the other.
-create function orderly.find_message(destination bigint, number bigint, of_tenant text)
+create function orderly.find_message(destination bigint, wanted bigint, of_tenant text)
     returns table (state text, attempts integer, created_at timestamptz, expires_at timestamptz, content_type text,
                    headers jsonb, payload bytea, last_error text, replay_of bigint)
     language plpgsql stable
@@ -190,17 +190,17 @@ begin
     return query
     select case when m.expires_at <= clock_timestamp() then 'expired'
                 else orderly.message_state(claim, condition, exists (select from orderly.workers w where w.id = claim.owner),
-                                           orderly.head(destination), number) end,
-           case when claim.head_sequence = number then claim.head_attempts else 0 end,
+                                           orderly.head(destination), wanted) end,
+           case when claim.head_sequence = wanted then claim.head_attempts else 0 end,
            m.created_at, m.expires_at, m.content_type, m.headers, m.payload,
-           case when claim.head_sequence = number then claim.last_error end, m.replay_of
-    from orderly.messages m where m.destination_id = destination and m.sequence = number;
+           case when claim.head_sequence = wanted then claim.last_error end, m.replay_of
+    from orderly.messages m where m.destination_id = destination and m.sequence = wanted;
     if found then
         return;
     end if;
     return query
     select e.outcome, e.attempts, e.created_at, e.expires_at, e.content_type, e.headers, e.payload, e.last_error, null::bigint
-    from orderly.ends e where e.destination_id = destination and e.sequence = number;
+    from orderly.ends e where e.destination_id = destination and e.sequence = wanted;
     if found then
         return;
     end if;
@@ -208,7 +208,7 @@ begin
     select 'delivered', a.number, null::timestamptz, null::timestamptz, k.content_type, k.headers, k.payload, null::text, null::bigint
     from orderly.attempts a
     left join orderly.kept k on k.destination_id = a.destination_id and k.sequence = a.sequence
-    where a.destination_id = destination and a.sequence = number and a.delivered
+    where a.destination_id = destination and a.sequence = wanted and a.delivered
     order by a.number desc limit 1;
 end
 $$;

@@ -17,6 +17,7 @@ mod idempotency;
 pub mod limits;
 mod messages;
 pub mod metrics;
+mod methods;
 mod names;
 mod pagination;
 mod payload;

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod api;
 mod auth;
 mod command_line;
 mod delivery;

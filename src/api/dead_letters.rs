@@ -1,6 +1,5 @@
 //! How are the messages that were given up on seen, queued again, and thrown away?
 
-use chrono::{DateTime, Utc};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
@@ -11,6 +10,7 @@ use super::content::{RawJson, show};
 use super::document::Tag;
 use super::entries::Entries;
 use super::messages::{MessageQueued, example_id, split};
+use super::names::Timestamp;
 use super::pagination::{List, Page, default_limit, page, parse_cursor};
 use super::payload::{Created, Gone, JsonBody, Reply, RequestShape, only_an_object};
 use super::problem::{Answers, Ending, Listing, Posting, Problem, Reading, Redriving};
@@ -39,10 +39,11 @@ pub struct DeadLetterDocument {
     /// exhausted or expired
     pub state: MessageState,
     pub attempts: i32,
+    #[oai(nullable)]
     pub last_error: Option<String>,
-    pub created_at: DateTime<Utc>,
-    pub expires_at: DateTime<Utc>,
-    pub ended_at: DateTime<Utc>,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub ended_at: Timestamp,
     pub content_type: String,
     pub headers: Entries<String>,
     /// JSON as it stands, or a text; not in lists
@@ -188,9 +189,9 @@ impl From<DeadLetter> for DeadLetterDocument {
             state: letter.state,
             attempts: letter.attempts,
             last_error: letter.last_error,
-            created_at: letter.created_at,
-            expires_at: letter.expires_at,
-            ended_at: letter.ended_at,
+            created_at: letter.created_at.into(),
+            expires_at: letter.expires_at.into(),
+            ended_at: letter.ended_at.into(),
             headers: Entries::shown(&letter.headers),
             content_type: letter.content_type,
             payload,
@@ -201,7 +202,7 @@ impl From<DeadLetter> for DeadLetterDocument {
 
 impl Example for DeadLetterDocument {
     fn example() -> Self {
-        let (id, at) = (example_id(), DateTime::UNIX_EPOCH);
+        let id = example_id();
         DeadLetterDocument {
             id,
             destination_id: id.destination,
@@ -209,9 +210,9 @@ impl Example for DeadLetterDocument {
             state: MessageState::Exhausted,
             attempts: 4,
             last_error: Some("status: 500".to_owned()),
-            created_at: at,
-            expires_at: at + chrono::TimeDelta::days(1),
-            ended_at: at + chrono::TimeDelta::seconds(10),
+            created_at: Timestamp::example(0),
+            expires_at: Timestamp::example(86_400),
+            ended_at: Timestamp::example(10),
             content_type: "application/json".to_owned(),
             headers: Entries::default(),
             payload: serde_json::from_str(r#"{"order": 1017, "state": "paid"}"#).ok(),

@@ -1,6 +1,5 @@
 //! Why does a queue move or not, and how is it steered?
 
-use chrono::{DateTime, Utc};
 use poem_openapi::param::Path;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
@@ -8,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::{Caller, Scope};
 use super::document::Tag;
+use super::names::Timestamp;
 use super::payload::{JsonBody, Reply, RequestShape, only_an_object};
 use super::problem::{Answers, Changing, Ending, Problem, Reading};
 use super::routes::AppState;
@@ -25,6 +25,7 @@ pub struct QueuesApi {
 #[oai(deny_unknown_fields, example)]
 pub struct HeadChoice {
     /// 409 when another one is the head
+    #[oai(nullable)]
     pub message_id: Option<MessageId>,
 }
 
@@ -59,11 +60,14 @@ impl HeadChoice {
 pub struct QueueDocument {
     /// Messages that wait, the head included
     pub depth: i64,
-    pub oldest_created_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    pub oldest_created_at: Option<Timestamp>,
     pub state: QueueState,
     /// The message that is sent next, or right now
+    #[oai(nullable)]
     pub head: Option<HeadDocument>,
     /// Who serves it
+    #[oai(nullable)]
     pub worker: Option<HolderDocument>,
 }
 
@@ -72,8 +76,10 @@ pub struct QueueDocument {
 pub struct HeadDocument {
     pub id: MessageId,
     pub attempts: i32,
+    #[oai(nullable)]
     pub last_error: Option<String>,
-    pub next_attempt_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    pub next_attempt_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Serialize, Object)]
@@ -81,7 +87,8 @@ pub struct HeadDocument {
 pub struct HolderDocument {
     pub id: WorkerId,
     pub host: String,
-    pub since: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    pub since: Option<Timestamp>,
 }
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Queues")]
@@ -167,21 +174,25 @@ impl QueuesApi {
 fn document(destination: DestinationId, view: QueueView) -> QueueDocument {
     QueueDocument {
         depth: view.depth,
-        oldest_created_at: view.oldest_created_at,
+        oldest_created_at: view.oldest_created_at.map(Timestamp::from),
         state: view.state,
         head: view.head.map(|head| HeadDocument {
             id: MessageId { destination, sequence: head.sequence },
             attempts: head.attempts,
             last_error: head.last_error,
-            next_attempt_at: head.next_attempt_at,
+            next_attempt_at: head.next_attempt_at.map(Timestamp::from),
         }),
-        worker: view.worker.map(|worker| HolderDocument { id: worker.id, host: worker.host, since: worker.since }),
+        worker: view.worker.map(|worker| HolderDocument {
+            id: worker.id,
+            host: worker.host,
+            since: worker.since.map(Timestamp::from),
+        }),
     }
 }
 
 impl Example for QueueDocument {
     fn example() -> Self {
-        let at = DateTime::UNIX_EPOCH;
+        let at = Timestamp::example(0);
         QueueDocument {
             depth: 3,
             oldest_created_at: Some(at),
@@ -190,7 +201,7 @@ impl Example for QueueDocument {
                 id: super::messages::example_id(),
                 attempts: 2,
                 last_error: Some("status: 500".to_owned()),
-                next_attempt_at: Some(at + chrono::TimeDelta::seconds(4)),
+                next_attempt_at: Some(Timestamp::example(4)),
             }),
             worker: Some(HolderDocument { id: WorkerId(7), host: "worker-1".to_owned(), since: Some(at) }),
         }

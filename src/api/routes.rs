@@ -11,8 +11,9 @@ use url::Url;
 
 use super::auth::{Verifier, document_token_endpoint};
 use super::browser::{Cors, PageSecurity};
-use super::document::{Apis, description};
+use super::document::{All, Apis, description};
 use super::limits::RateLimits;
+use super::methods::Outermost;
 use super::metrics;
 use super::problem::{Problem, into_problem};
 use crate::domain::{DestinationId, parse_url};
@@ -96,7 +97,7 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
             service.call(request).await
         }
     });
-    Route::new()
+    let routes = Route::new()
         .at("/doc", make_sync(move |_| Html(page.clone())).with(secured))
         .at("/openapi.json", json)
         .at("/openapi.yaml", yaml)
@@ -109,6 +110,6 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what");
             into_problem(problem.into())
         }))
-        .catch_all_error(|error| async move { into_problem(error) })
-        .with(cors)
+        .map_to_response();
+    Outermost::new::<All>(routes).with(cors)
 }

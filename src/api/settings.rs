@@ -4,7 +4,6 @@ mod merge;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use poem_openapi::Object;
 use poem_openapi::registry::MetaSchema;
 use poem_openapi::types::{Example, ParseError, ParseFromJSON, ParseResult, ToJSON};
@@ -14,7 +13,7 @@ use serde_json::Value;
 pub use merge::DestinationPatch;
 
 use super::entries::{Entries, MASK, parse_headers};
-use super::names::simple_type;
+use super::names::{Timestamp, simple_type};
 use super::payload::{RequestShape, given, only_an_object};
 use super::problem::{Fault, Problem};
 use crate::domain::{
@@ -33,10 +32,11 @@ pub struct DestinationBody {
     #[oai(validator(max_length = 2048))]
     pub url: String,
     #[serde(default)]
-    #[oai(validator(max_length = 4096))]
+    #[oai(nullable, validator(max_length = 4096))]
     pub description: Option<String>,
     /// Sent with every request; `***` keeps the stored value
     #[serde(default, deserialize_with = "given")]
+    #[oai(skip_serializing_if_is_none)]
     pub headers: Option<Entries<String>>,
     /// When a message is out of tries: make a dead letter of it and go on, or hold the queue
     #[serde(default, deserialize_with = "given")]
@@ -44,6 +44,7 @@ pub struct DestinationBody {
     pub on_exhausted: Option<OnExhausted>,
     /// null: as the worker's flags say
     #[serde(default)]
+    #[oai(nullable)]
     pub retry: Option<RetryBody>,
     /// From the start of a try to the end of its answer
     #[serde(default, deserialize_with = "given")]
@@ -51,11 +52,11 @@ pub struct DestinationBody {
     pub timeout_seconds: Option<f64>,
     /// Requests start at least 1/max seconds apart; null: no limit
     #[serde(default)]
-    #[oai(validator(minimum(value = "0", exclusive), maximum(value = "10000")))]
+    #[oai(nullable, validator(minimum(value = "0", exclusive), maximum(value = "10000")))]
     pub max_per_second: Option<f64>,
     /// Past so many queued messages another one is refused with 429; null: no limit
     #[serde(default)]
-    #[oai(validator(minimum(value = "1")))]
+    #[oai(nullable, validator(minimum(value = "1")))]
     pub max_queue_depth: Option<i64>,
 }
 
@@ -215,18 +216,22 @@ impl RetryBody {
 pub struct DestinationView {
     pub id: DestinationId,
     pub url: String,
+    #[oai(nullable)]
     pub description: Option<String>,
     /// Their values are secrets, so all of them are `***`
     pub headers: Entries<String>,
     /// Changes by pause, resume, and a receiver's 410
     pub state: DestinationState,
     pub on_exhausted: OnExhausted,
+    #[oai(nullable)]
     pub retry: Option<RetryView>,
     pub timeout_seconds: Number,
+    #[oai(nullable)]
     pub max_per_second: Option<Number>,
+    #[oai(nullable)]
     pub max_queue_depth: Option<i64>,
-    pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
 }
 
 /// How often and how far apart a failing message is tried
@@ -285,28 +290,27 @@ impl From<Destination> for DestinationView {
             timeout_seconds: Number(settings.timeout.as_secs_f64()),
             max_per_second: settings.max_per_second.map(Number),
             max_queue_depth: settings.max_queue_depth,
-            created_at: destination.created_at,
-            updated_at: destination.updated_at,
+            created_at: destination.created_at.into(),
+            updated_at: destination.updated_at.into(),
         }
     }
 }
 
 impl Example for DestinationView {
     fn example() -> Self {
-        let at = DateTime::UNIX_EPOCH;
-        let mut settings = DestinationSettings::new("https://example.com/hooks".to_owned());
-        settings.retry = Some(DEFAULT_RETRY);
         DestinationView {
+            id: DestinationId(42),
+            url: "https://example.com/hooks".to_owned(),
+            description: Some("Orders of the shop".to_owned()),
             headers: Entries(vec![("X-Key".to_owned(), MASK.to_owned())]),
-            ..Destination {
-                id: DestinationId(42),
-                tenant: None,
-                state: DestinationState::Active,
-                settings,
-                created_at: at,
-                updated_at: at,
-            }
-            .into()
+            state: DestinationState::Active,
+            on_exhausted: OnExhausted::Hold,
+            retry: Some(RetryView { max_retries: 5, delay_seconds: Number(2.0), backoff: Number(2.0) }),
+            timeout_seconds: Number(30.0),
+            max_per_second: None,
+            max_queue_depth: None,
+            created_at: Timestamp::example(0),
+            updated_at: Timestamp::example(0),
         }
     }
 }

@@ -1,8 +1,6 @@
 //! What becomes of the framework's own errors?
 
-use poem::error::{
-    MethodNotAllowedError, NotFoundError, ParsePathError as RoutePathError, ReadBodyError, ResponseError,
-};
+use poem::error::{NotFoundError, ParsePathError as RoutePathError, ReadBodyError, ResponseError};
 use poem::http::StatusCode;
 use poem::{Error, Response};
 use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
@@ -20,8 +18,6 @@ pub fn into_problem(error: Error) -> Response {
     } else if error.is::<ParsePathError>() || error.is::<RoutePathError>() {
         // An id that is no id names nothing.
         Problem::not_found()
-    } else if error.is::<MethodNotAllowedError>() {
-        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take that method")
     } else if let Some(parameter) = error.downcast_ref::<ParseParamError>() {
         Problem::bad_request(format!("`{}`: {}", parameter.name, parameter.reason))
     } else if error.is::<ContentTypeError>() {
