@@ -57,6 +57,7 @@ impl DestinationsApi {
         {
             return Ok(created(known, settings));
         }
+        self.state.check_secrets(&settings.headers)?;
         self.state.check_url(&settings.url).await?;
         let registered = store.create_destination(tenant, &settings, key.as_ref()).await?;
         Ok(created(registered, settings))
@@ -147,6 +148,9 @@ impl DestinationsApi {
         for _ in 0..CHANGE_TRIES {
             let before = store.find_destination(id, tenant).await?.ok_or_else(Problem::not_found)?;
             let settings = choose(&before.settings)?;
+            if settings.headers != before.settings.headers {
+                self.state.check_secrets(&settings.headers)?;
+            }
             if settings.url != before.settings.url {
                 self.state.check_url(&settings.url).await?;
             }
