@@ -103,6 +103,8 @@ pub enum Claimed {
     /// Locked for an instant by somebody who owns nothing.
     Busy,
     Gone,
+    /// Claimed, and then of no use: what is stored of it cannot be read. It is to be released.
+    Unreadable,
 }
 
 /// What a lane must know of its destination.
@@ -311,17 +313,33 @@ impl Session {
             outcomes.push((DestinationId(id), outcome));
         }
         if !claimed.is_empty() {
-            for lane in self.lanes(&claimed).await? {
-                outcomes.push((lane.destination, Claimed::Lane(Box::new(lane))));
+            let rows = self.timed(self.client.query(&self.lanes, &[&claimed])).await?;
+            for row in &rows {
+                let id = row.get("destination_id");
+                claimed.retain(|other| *other != id);
+                // One that cannot be read must not keep the others from being served.
+                let outcome = match read_lane(&self.sealer, row) {
+                    Ok(lane) => Claimed::Lane(Box::new(lane)),
+                    Err(error) => {
+                        tracing::error!(
+                            destination.id = id,
+                            error = super::chain(&error),
+                            "a destination cannot be served"
+                        );
+                        Claimed::Unreadable
+                    }
+                };
+                outcomes.push((DestinationId(id), outcome));
             }
+            outcomes.extend(claimed.into_iter().map(|id| (DestinationId(id), Claimed::Unreadable)));
         }
         Ok(outcomes)
     }
 
-    /// The state of destinations whose locks are held here.
-    pub async fn lanes(&self, ids: &[i64]) -> Result<Vec<LaneStart>, StoreError> {
-        let rows = self.timed(self.client.query(&self.lanes, &[&ids])).await?;
-        rows.iter().map(|row| read_lane(&self.sealer, row)).collect()
+    /// The state of a destination whose lock is held here, now.
+    pub async fn find_lane(&self, id: DestinationId) -> Result<Option<LaneStart>, StoreError> {
+        let rows = self.timed(self.client.query(&self.lanes, &[&[id.0].as_slice()])).await?;
+        rows.first().map(|row| read_lane(&self.sealer, row)).transpose()
     }
 
     /// One commit for all of them, sorted by destination, at most one each. `keep` keeps what was delivered.
