@@ -4,6 +4,12 @@
 mod support;
 
 mod api;
+mod auth;
 mod command_line;
+mod delivery;
 mod embedded;
 mod migrations;
+mod receiver;
+mod receivers;
+mod server;
+mod takeover;

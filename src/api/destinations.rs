@@ -50,6 +50,7 @@ impl DestinationsApi {
         let tenant = tenancy.as_deref();
         let key = key.of(&body.bytes);
         let settings = body.value.check(&Default::default())?;
+        self.state.check_secrets(&settings)?;
         let store = &self.state.store;
         // Before the URL's address is asked for: it may have changed since.
         if let Some(key) = &key
@@ -147,6 +148,9 @@ impl DestinationsApi {
         for _ in 0..CHANGE_TRIES {
             let before = store.find_destination(id, tenant).await?.ok_or_else(Problem::not_found)?;
             let settings = choose(&before.settings)?;
+            if settings.headers != before.settings.headers {
+                self.state.check_secrets(&settings)?;
+            }
             if settings.url != before.settings.url {
                 self.state.check_url(&settings.url).await?;
             }

@@ -5,16 +5,21 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use poem::http::StatusCode;
 use poem::middleware::CatchPanic;
-use poem::{Endpoint, EndpointExt, Response, Route};
+use poem::web::{Html, Json};
+use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
 use url::Url;
 
-use super::auth::Verifier;
+use super::auth::{Verifier, document_token_endpoint};
+use super::browser::{Cors, PageSecurity};
 use super::document::{All, Apis, description};
+use super::limits::RateLimits;
 use super::methods::Outermost;
+use super::metrics;
 use super::problem::{Problem, into_problem};
-use crate::domain::{DestinationId, parse_url};
+use crate::domain::{DestinationId, DestinationSettings, parse_url};
 use crate::store::Store;
 use crate::store::enqueue::Enqueuer;
+use crate::worker::Counters;
 
 /// Says whether a URL may be registered, and if not, why.
 pub type UrlCheck = Arc<dyn Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
@@ -26,19 +31,48 @@ pub struct AppState {
     pub enqueuer: Enqueuer,
     pub verifier: Verifier,
     pub check_url: UrlCheck,
+    /// The public keys that deliveries are signed with (RFC 7517).
+    pub jwks: Arc<serde_json::Value>,
+    pub limits: RateLimits,
+    pub cors_origins: Vec<String>,
+    /// Of a worker in the same process.
+    pub counters: Option<Arc<Counters>>,
+    /// Header values would stand in the database in the clear, which production does not allow.
+    pub refuses_secrets: bool,
 }
 
 impl AppState {
     /// Lets everybody do everything, and every URL pass.
     pub fn new(store: Store, enqueuer: Enqueuer) -> AppState {
         let check_url: UrlCheck = Arc::new(|_| Box::pin(std::future::ready(Ok(()))));
-        AppState { store, enqueuer, verifier: Verifier::disabled(), check_url }
+        AppState {
+            store,
+            enqueuer,
+            verifier: Verifier::disabled(),
+            check_url,
+            jwks: Arc::new(serde_json::json!({ "keys": [] })),
+            limits: RateLimits::new(None, None),
+            cors_origins: Vec::new(),
+            counters: None,
+            refuses_secrets: false,
+        }
     }
 
     /// 422 for a URL that leads where none may lead.
     pub(super) async fn check_url(&self, url: &str) -> Result<(), Problem> {
         let url = parse_url(url).map_err(|error| Problem::wrong_at("/url", error.to_string()))?;
         (self.check_url)(url).await.map_err(|reason| Problem::wrong_at("/url", reason))
+    }
+
+    /// 422 for headers, whose values may be secrets, where they would be stored in the clear and may not be.
+    pub(super) fn check_secrets(&self, settings: &DestinationSettings) -> Result<(), Problem> {
+        if self.refuses_secrets && !settings.headers.is_empty() {
+            return Err(Problem::wrong_at(
+                "/headers",
+                "header values are not stored without --secrets-key in production",
+            ));
+        }
+        Ok(())
     }
 
     /// 404 for a destination that is not there for this tenant. Who may see all need not be asked.
@@ -54,14 +88,36 @@ impl AppState {
 /// The API, its document and `/doc`. Needs no server: `poem::test::TestClient` takes it as it is.
 pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
     let verifier = state.verifier.clone();
+    let (jwks, limits, cors) = (state.jwks.clone(), state.limits.clone(), Cors::new(&state.cors_origins));
+    let measured = state.clone();
+    let token_endpoint = verifier.token_endpoint().map(str::to_owned);
+    if let Some(url) = &token_endpoint {
+        document_token_endpoint(url);
+    }
     let service = description(Apis::of(state));
-    let page = service.swagger_ui();
+    let page = service.swagger_ui_html();
+    let secured = PageSecurity::new(&page, token_endpoint.as_deref());
     let (json, yaml) = (service.spec_endpoint(), service.spec_endpoint_yaml());
+    // Health checks are not counted.
+    let limited = service.around(move |service, mut request| {
+        let limits = limits.clone();
+        async move {
+            if request.uri().path().starts_with("/v1") {
+                limits.admit(&mut request)?;
+            }
+            service.call(request).await
+        }
+    });
+    // The page is 1.5 MB, and the same for all who ask.
+    let page = Arc::new(make_sync(move |_| Html(page.clone())).with(secured));
     let routes = Route::new()
-        .nest("/doc", page)
+        .at("/doc", page.clone())
+        .at("/doc/", page)
         .at("/openapi.json", json)
         .at("/openapi.yaml", yaml)
-        .nest("/", service)
+        .at("/.well-known/jwks.json", make_sync(move |_| Json(jwks.as_ref().clone())))
+        .at("/metrics", metrics::endpoint(measured))
+        .nest("/", limited)
         .data(verifier)
         .with(CatchPanic::new().with_handler(|_| {
             let problem =
@@ -69,5 +125,5 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
             into_problem(problem.into())
         }))
         .map_to_response();
-    Outermost::new::<All>(routes)
+    Outermost::new::<All>(routes).with(cors)
 }
