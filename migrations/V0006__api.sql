@@ -214,7 +214,7 @@ end
 $$;
 
 -- Why a queue moves or does not. Counts what is queued: in proportion to its depth.
-create function orderly.queue_state(id bigint, of_tenant text)
+create function orderly.queue_state(destination bigint, of_tenant text)
     returns table (depth bigint, oldest_created_at timestamptz, state text, head bigint, attempts integer, last_error text,
                    next_attempt_at timestamptz, worker_id bigint, worker_host text, worker_since timestamptz)
     language plpgsql stable
@@ -226,16 +226,16 @@ declare
     claim orderly.claims;
     at timestamptz := clock_timestamp();
 begin
-    select d.state into condition from orderly.destinations d where d.id = id and (of_tenant is null or d.tenant = of_tenant);
+    select d.state into condition from orderly.destinations d where d.id = destination and (of_tenant is null or d.tenant = of_tenant);
     if not found then
         return;
     end if;
-    select * into claim from orderly.claims c where c.destination_id = id;
+    select * into claim from orderly.claims c where c.destination_id = destination;
     select w.id, w.host, claim.since into worker_id, worker_host, worker_since from orderly.workers w where w.id = claim.owner;
     select count(*) into depth from orderly.messages m
-    where m.destination_id = id and m.sequence > claim.floor and m.expires_at > at;
+    where m.destination_id = destination and m.sequence > claim.floor and m.expires_at > at;
     select m.sequence, m.created_at into head, oldest_created_at from orderly.messages m
-    where m.destination_id = id and m.sequence > claim.floor and m.expires_at > at order by m.sequence limit 1;
+    where m.destination_id = destination and m.sequence > claim.floor and m.expires_at > at order by m.sequence limit 1;
     attempts := 0;
     if head = claim.head_sequence then
         attempts := claim.head_attempts;

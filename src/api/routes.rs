@@ -17,7 +17,7 @@ use super::methods::Outermost;
 use super::metrics;
 use super::problem::{Problem, into_problem};
 use crate::delivery::DeliveryClient;
-use crate::domain::{DestinationId, Headers, parse_url};
+use crate::domain::{DestinationId, DestinationSettings, parse_url};
 use crate::store::Store;
 use crate::store::enqueue::Enqueuer;
 use crate::worker::Counters;
@@ -68,12 +68,12 @@ impl AppState {
         (self.check_url)(url).await.map_err(|reason| Problem::wrong_at("/url", reason))
     }
 
-    /// 422 for header values where production would have to keep them in the clear.
-    pub(super) fn check_secrets(&self, headers: &Headers) -> Result<(), Problem> {
-        if self.refuses_secrets && !headers.is_empty() {
+    /// 422 for headers, whose values may be secrets, where they would be stored in the clear and may not be.
+    pub(super) fn check_secrets(&self, settings: &DestinationSettings) -> Result<(), Problem> {
+        if self.refuses_secrets && !settings.headers.is_empty() {
             return Err(Problem::wrong_at(
                 "/headers",
-                "header values are kept only encrypted; the operator must give --secrets-key",
+                "header values are not stored without --secrets-key in production",
             ));
         }
         Ok(())
@@ -112,8 +112,11 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
             service.call(request).await
         }
     });
+    // The page is 1.5 MB, and the same for all who ask.
+    let page = Arc::new(make_sync(move |_| Html(page.clone())).with(secured));
     let routes = Route::new()
-        .at("/doc", make_sync(move |_| Html(page.clone())).with(secured))
+        .at("/doc", page.clone())
+        .at("/doc/", page)
         .at("/openapi.json", json)
         .at("/openapi.yaml", yaml)
         .at("/.well-known/jwks.json", make_sync(move |_| Json(jwks.as_ref().clone())))
