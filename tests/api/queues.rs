@@ -1,6 +1,7 @@
 //! Are queues shown and steered as the contract says, where no worker holds them?
 
 use http::Method;
+use orderly::domain::DestinationId;
 use serde_json::{Value, json};
 
 use super::Site;
@@ -31,6 +32,22 @@ async fn a_queue_tells_why_it_moves_or_does_not() {
     let held = queue().await;
     assert_eq!((&held["state"], &held["head"]["last_error"]), (&json!("held"), &json!("timeout")));
     assert_eq!(site.poke(&format!("/v1/destinations/{id}/purge")).await.expect(200), empty);
+}
+
+#[tokio::test]
+async fn a_queue_tells_of_its_own_destination_alone() {
+    let site = Site::new().await;
+    let (first, second) = (site.destination().await, site.destination().await);
+    site.poke(&format!("/v1/destinations/{second}/pause")).await.expect(200);
+    for (id, state) in [(first, "idle"), (second, "paused")] {
+        assert_eq!(site.get(&format!("/v1/destinations/{id}/queue")).await.expect(200)["state"], state);
+    }
+    site.get("/v1/destinations/999/queue").await.expect(404);
+    site.sql(&format!("update orderly.destinations set tenant = 'a' where id = {first}")).await;
+    for (id, expected) in [(first, true), (second, false)] {
+        let seen = site.database.store().queue_state(DestinationId(id), Some("a")).await.expect("an answer");
+        assert_eq!(seen.is_some(), expected, "{id}");
+    }
 }
 
 #[tokio::test]
