@@ -7,6 +7,7 @@ mod letters;
 mod messages;
 mod pages;
 mod queues;
+mod tenants;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};

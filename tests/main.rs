@@ -15,3 +15,4 @@ mod receivers;
 mod roles;
 mod server;
 mod takeover;
+mod trials;

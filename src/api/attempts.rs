@@ -44,7 +44,7 @@ impl AttemptsApi {
     #[oai(path = "/messages/:id/attempts", method = "get", operation_id = "listAttempts")]
     async fn list(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesRead")] caller: Caller,
         id: Path<MessageId>,
         #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "500")))] limit: Query<u16>,
         /// `next` of the page before

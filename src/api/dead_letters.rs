@@ -81,7 +81,7 @@ impl DeadLettersApi {
     #[oai(path = "/dead-letters", method = "get", operation_id = "listDeadLetters")]
     async fn list(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesRead")] caller: Caller,
         /// Only this destination's; none where there is no such destination
         destination_id: Query<Option<i64>>,
         #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "500")))] limit: Query<u16>,
@@ -99,7 +99,11 @@ impl DeadLettersApi {
 
     /// Show a dead letter
     #[oai(path = "/dead-letters/:id", method = "get", operation_id = "getDeadLetter")]
-    async fn get(&self, caller: Caller, id: Path<MessageId>) -> Result<Reply<DeadLetterDocument>, Answers<Reading>> {
+    async fn get(
+        &self,
+        #[oai(scope = "Scope::MessagesRead")] caller: Caller,
+        id: Path<MessageId>,
+    ) -> Result<Reply<DeadLetterDocument>, Answers<Reading>> {
         let tenancy = caller.require(Scope::MessagesRead)?;
         let found = self.state.store.find_dead_letter(id.0, tenancy.as_deref()).await?;
         Ok(Reply(found.ok_or_else(Problem::not_found)?.into()))
@@ -107,7 +111,11 @@ impl DeadLettersApi {
 
     /// Throw a dead letter away
     #[oai(path = "/dead-letters/:id", method = "delete", operation_id = "deleteDeadLetter")]
-    async fn delete(&self, caller: Caller, id: Path<MessageId>) -> Result<Gone, Answers<Ending>> {
+    async fn delete(
+        &self,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
+        id: Path<MessageId>,
+    ) -> Result<Gone, Answers<Ending>> {
         let tenancy = caller.require(Scope::MessagesWrite)?;
         if self.state.store.delete_dead_letter(id.0, tenancy.as_deref()).await? {
             Ok(Gone)
@@ -120,7 +128,11 @@ impl DeadLettersApi {
     ///
     /// At the tail of its queue, under a new id, for a day anew.
     #[oai(path = "/dead-letters/:id/redrive", method = "post", operation_id = "redriveDeadLetter")]
-    async fn redrive(&self, caller: Caller, id: Path<MessageId>) -> Result<Created<MessageQueued>, Answers<Redriving>> {
+    async fn redrive(
+        &self,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
+        id: Path<MessageId>,
+    ) -> Result<Created<MessageQueued>, Answers<Redriving>> {
         let tenancy = caller.require(Scope::MessagesWrite)?;
         let MessageId { destination, sequence } = id.0;
         let AppState { store, enqueuer, .. } = &self.state;
@@ -137,7 +149,7 @@ impl DeadLettersApi {
     #[oai(path = "/dead-letters/redrive", method = "post", operation_id = "redriveDeadLetters")]
     async fn redrive_all(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
         body: JsonBody<RedriveRequest>,
     ) -> Result<Created<RedrivenMessages>, Answers<Posting>> {
         let tenancy = caller.require(Scope::MessagesWrite)?;

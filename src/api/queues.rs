@@ -43,17 +43,6 @@ impl Example for HeadChoice {
     }
 }
 
-impl HeadChoice {
-    /// A message of another queue is not this one's head.
-    fn within(&self, id: DestinationId) -> Result<Option<Sequence>, Problem> {
-        match self.message_id {
-            None => Ok(None),
-            Some(message) if message.destination == id => Ok(Some(message.sequence)),
-            Some(_) => Err(Problem::conflict("that message is another destination's")),
-        }
-    }
-}
-
 /// A queue at this moment
 #[derive(Debug, Serialize, Object)]
 #[oai(rename = "Queue", example)]
@@ -95,7 +84,11 @@ pub struct HolderDocument {
 impl QueuesApi {
     /// Show why a queue moves or does not
     #[oai(path = "/destinations/:id/queue", method = "get", operation_id = "getQueue")]
-    async fn get(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<QueueDocument>, Answers<Reading>> {
+    async fn get(
+        &self,
+        #[oai(scope = "Scope::DestinationsRead")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<QueueDocument>, Answers<Reading>> {
         let tenancy = caller.require(Scope::DestinationsRead)?;
         Ok(Reply(self.show(id.0, tenancy.as_deref()).await?))
     }
@@ -104,7 +97,11 @@ impl QueuesApi {
     ///
     /// After the answer nothing is sent, save what was in flight. New messages are queued.
     #[oai(path = "/destinations/:id/pause", method = "post", operation_id = "pauseDestination")]
-    async fn pause(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<QueueDocument>, Answers<Ending>> {
+    async fn pause(
+        &self,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<QueueDocument>, Answers<Ending>> {
         Ok(self.steer(&caller, id.0, Control::Pause).await?)
     }
 
@@ -112,7 +109,11 @@ impl QueuesApi {
     ///
     /// One that was paused, or disabled by its receiver's 410.
     #[oai(path = "/destinations/:id/resume", method = "post", operation_id = "resumeDestination")]
-    async fn resume(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<QueueDocument>, Answers<Ending>> {
+    async fn resume(
+        &self,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<QueueDocument>, Answers<Ending>> {
         Ok(self.steer(&caller, id.0, Control::Resume).await?)
     }
 
@@ -122,12 +123,11 @@ impl QueuesApi {
     #[oai(path = "/destinations/:id/retry-now", method = "post", operation_id = "retryNow")]
     async fn retry_now(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
         id: Path<DestinationId>,
         body: JsonBody<HeadChoice>,
     ) -> Result<Reply<QueueDocument>, Answers<Changing>> {
-        let control = Control::RetryNow(body.value.within(id.0)?);
-        Ok(self.steer(&caller, id.0, control).await?)
+        Ok(self.steer_head(&caller, id.0, &body.value, Control::RetryNow).await?)
     }
 
     /// Give up on the head
@@ -137,17 +137,20 @@ impl QueuesApi {
     #[oai(path = "/destinations/:id/skip", method = "post", operation_id = "skipHead")]
     async fn skip(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
         id: Path<DestinationId>,
         body: JsonBody<HeadChoice>,
     ) -> Result<Reply<QueueDocument>, Answers<Changing>> {
-        let control = Control::Skip(body.value.within(id.0)?);
-        Ok(self.steer(&caller, id.0, control).await?)
+        Ok(self.steer_head(&caller, id.0, &body.value, Control::Skip).await?)
     }
 
     /// Remove all that is queued and not in flight
     #[oai(path = "/destinations/:id/purge", method = "post", operation_id = "purgeQueue")]
-    async fn purge(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<QueueDocument>, Answers<Ending>> {
+    async fn purge(
+        &self,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<QueueDocument>, Answers<Ending>> {
         Ok(self.steer(&caller, id.0, Control::Purge).await?)
     }
 }
@@ -168,6 +171,21 @@ impl QueuesApi {
         self.state.check_visible(id, tenancy.as_deref()).await?;
         self.state.store.control(id, control).await?;
         Ok(Reply(self.show(id, tenancy.as_deref()).await?))
+    }
+
+    async fn steer_head(
+        &self,
+        caller: &Caller,
+        id: DestinationId,
+        choice: &HeadChoice,
+        control: fn(Option<Sequence>) -> Control,
+    ) -> Result<Reply<QueueDocument>, Problem> {
+        if let Some(message) = choice.message_id.filter(|message| message.destination != id) {
+            let tenancy = caller.require(Scope::DestinationsWrite)?;
+            self.show(id, tenancy.as_deref()).await?;
+            return Err(Problem::conflict(format!("{message} is in another destination's queue")));
+        }
+        self.steer(caller, id, control(choice.message_id.map(|message| message.sequence))).await
     }
 }
 

@@ -42,7 +42,7 @@ impl WorkersApi {
     #[oai(path = "/workers", method = "get", operation_id = "listWorkers")]
     async fn list(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsRead")] caller: Caller,
         #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "500")))] limit: Query<u16>,
         /// `next` of the page before
         after: Query<Option<String>>,
