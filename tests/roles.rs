@@ -141,6 +141,10 @@ async fn everything_works_on_the_roles_of_the_page() {
         control(slow, verb).await;
     }
     api.post("/v1/messages", json!({"destination_id": gone, "payload": 1})).await.expect(409);
+    for id in [good, gone] {
+        api.post(&format!("/v1/destinations/{id}/test"), json!({})).await.expect(200);
+    }
+    api.post(&format!("/v1/destinations/{good}/replay"), json!({"from_sequence": 1})).await.expect(200);
     api.get("/v1/workers").await.expect(200);
     api.get("/metrics").await.expect(200);
     api.delete(&format!("/v1/destinations/{slow}")).await.expect(204);
