@@ -24,12 +24,14 @@ mod payload;
 mod problem;
 mod queues;
 mod refusal;
+mod replays;
 mod routes;
 pub mod server;
 mod settings;
 mod site;
+mod trials;
 mod workers;
 
 pub use document::{openapi_json, openapi_yaml};
 pub use routes::{AppState, UrlCheck, app};
-pub use site::{SiteError, serve};
+pub use site::{Foundations, SiteError, serve};

@@ -94,8 +94,8 @@ impl Worker {
         self.counters.clone()
     }
 
-    /// Until `stop`, or, if not persistent, until nothing is left to do. The first connection must succeed;
-    /// later ones are tried until they do.
+    /// Until `stop`, or, if not persistent, until nothing is left to do. A persistent one connects until it
+    /// succeeds; one that is not fails if it cannot at first.
     pub async fn run(self, stop: CancellationToken) -> Result<Summary, WorkerError> {
         let only = self.settings.destination.map(DestinationId);
         if let Some(id) = only
@@ -110,7 +110,7 @@ impl Worker {
                 Ok(Finish::Done) => break,
                 Ok(Finish::Lost) => tracing::warn!("the session was lost; connecting anew"),
                 Err(error @ SessionError::Pooler) => return Err(error.into()),
-                Err(error) if first => return Err(error.into()),
+                Err(error) if first && !self.settings.persistent => return Err(error.into()),
                 Err(error) => tracing::warn!(error = crate::store::chain(&error), "no session yet"),
             }
             first = false;

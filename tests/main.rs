@@ -13,3 +13,4 @@ mod receiver;
 mod receivers;
 mod server;
 mod takeover;
+mod trials;

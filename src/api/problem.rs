@@ -15,7 +15,9 @@ use poem_openapi::Object;
 use poem_openapi::types::Example;
 use serde::Serialize;
 
-pub use documented::{Answers, Calling, Changing, Creating, Ending, Listing, Posting, Reading, Redriving, Serving};
+pub use documented::{
+    Answers, Calling, Changing, Creating, Ending, Listing, Posting, Reading, Redriving, Replaying, Serving,
+};
 pub use framework::into_problem;
 
 use crate::api::auth::AuthError;

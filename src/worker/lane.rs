@@ -440,9 +440,10 @@ impl Lane {
                     return Ok(Asked::Done);
                 }
             };
-            let status = answer.as_ref().and_then(|answer| answer.get("status")).and_then(serde_json::Value::as_str);
-            if status != Some("more") {
-                return Ok(Asked::Done);
+            match answer.as_ref().and_then(|answer| answer.get("status")).and_then(serde_json::Value::as_str) {
+                Some("more") => {}
+                Some("lend") => return Ok(Asked::Yield),
+                _ => return Ok(Asked::Done),
             }
         }
     }
