@@ -1,5 +1,34 @@
 //! How do clients speak with Orderly?
+//!
+//! [`app`] is the whole of it as one poem endpoint: a file for each resource, whose handlers check what came,
+//! ask the [`store`](crate::store), and shape the answer. Every error that reaches a client, the
+//! framework's own included, is a problem (RFC 9457).
 
+mod attempts;
 pub mod auth;
+pub mod browser;
+mod content;
+mod dead_letters;
+mod destinations;
+mod document;
+mod entries;
+mod health;
+mod idempotency;
+pub mod limits;
+mod messages;
+pub mod metrics;
+mod names;
+mod pagination;
+mod payload;
+mod problem;
+mod queues;
 mod refusal;
+mod routes;
 pub mod server;
+mod settings;
+mod site;
+mod workers;
+
+pub use document::{openapi_json, openapi_yaml};
+pub use routes::{AppState, UrlCheck, app};
+pub use site::{SiteError, serve};

@@ -3,6 +3,11 @@
 
 mod support;
 
+mod auth;
 mod command_line;
+mod delivery;
 mod embedded;
 mod migrations;
+mod receiver;
+mod server;
+mod takeover;
