@@ -64,7 +64,7 @@ create function orderly.enqueue_batch(
     headers text[], ttls integer[], wait_for bigint)
     returns table (status text, sequence bigint, created_at timestamptz, expires_at timestamptz)
     language plpgsql
-    set enable_seqscan = off set enable_nestloop = off set plan_cache_mode = force_generic_plan set jit = off
+    set enable_seqscan = off set enable_nestloop = off set enable_hashjoin = on set plan_cache_mode = force_generic_plan set jit = off
     as $$
 #variable_conflict use_column
 declare

@@ -8,6 +8,7 @@ mod command_line;
 mod delivery;
 mod embedded;
 mod migrations;
+mod plans;
 mod receiver;
 mod server;
 mod takeover;
