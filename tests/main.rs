@@ -10,6 +10,7 @@ mod delivery;
 mod embedded;
 mod layering;
 mod migrations;
+mod plans;
 mod receiver;
 mod receivers;
 mod roles;
