@@ -3,6 +3,7 @@
 //! Results go to stdout, logs and errors to stderr. Exit codes: 0 done, 1 failed at run time, 2 wrong usage.
 
 mod dev;
+mod doctor;
 pub mod keygen;
 mod migrate;
 mod openapi;
@@ -48,6 +49,8 @@ enum Command {
     Worker(Box<worker::Arguments>),
     /// Bring the database's schema up to date; safe to run from several hosts at once
     Migrate(migrate::Arguments),
+    /// Check the database, its settings and the keys, and say what to mend
+    Doctor(Box<doctor::Arguments>),
     /// Print the OpenAPI document
     Openapi(openapi::Arguments),
     /// Receive webhooks and print each with its sequence: to try it out
@@ -87,6 +90,8 @@ pub enum CliError {
     Token(#[from] token::TokenError),
     #[error("cannot listen on {address}")]
     Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("{} that must be mended", if *.0 == 1 { "1 thing was found".to_owned() } else { format!("{} things were found", .0) })]
+    Unhealthy(usize),
     #[error("cannot write to stdout")]
     Output(#[source] std::io::Error),
     #[error("cannot {doing}")]
@@ -111,6 +116,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Command::Serve(arguments) => serve::run(*arguments, stop).await,
             Command::Worker(arguments) => worker::run(*arguments, stop).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
+            Command::Doctor(arguments) => doctor::run(*arguments).await,
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Receiver(arguments) => receiver::run(arguments, stop).await,
             Command::Keygen => Ok(keygen::run()?),

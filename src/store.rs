@@ -12,6 +12,7 @@ pub mod connect;
 pub mod control;
 pub mod dead_letters;
 pub mod destinations;
+pub mod doctor;
 pub mod enqueue;
 mod error;
 pub mod messages;

@@ -50,7 +50,6 @@ impl DestinationsApi {
         let tenant = tenancy.as_deref();
         let key = key.of(&body.bytes);
         let settings = body.value.check(&Default::default())?;
-        self.state.check_secrets(&settings)?;
         let store = &self.state.store;
         // Before the URL's address is asked for: it may have changed since.
         if let Some(key) = &key
@@ -58,6 +57,7 @@ impl DestinationsApi {
         {
             return Ok(created(known, settings));
         }
+        self.state.check_secrets(&settings.headers)?;
         self.state.check_url(&settings.url).await?;
         let registered = store.create_destination(tenant, &settings, key.as_ref()).await?;
         Ok(created(registered, settings))
@@ -157,7 +157,7 @@ impl DestinationsApi {
             let before = store.find_destination(id, tenant).await?.ok_or_else(Problem::not_found)?;
             let settings = choose(&before.settings)?;
             if settings.headers != before.settings.headers {
-                self.state.check_secrets(&settings)?;
+                self.state.check_secrets(&settings.headers)?;
             }
             if settings.url != before.settings.url {
                 self.state.check_url(&settings.url).await?;

@@ -59,7 +59,7 @@ impl ReplaysApi {
     #[oai(path = "/destinations/:id/replay", method = "post", operation_id = "replayMessages")]
     async fn replay(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
         id: Path<DestinationId>,
         body: JsonBody<ReplayRequest>,
     ) -> Result<Reply<ReplayAnswer>, Answers<Replaying>> {

@@ -17,7 +17,7 @@ use super::methods::Outermost;
 use super::metrics;
 use super::problem::{Problem, into_problem};
 use crate::delivery::DeliveryClient;
-use crate::domain::{DestinationId, DestinationSettings, parse_url};
+use crate::domain::{DestinationId, Headers, parse_url};
 use crate::store::Store;
 use crate::store::enqueue::Enqueuer;
 use crate::worker::Counters;
@@ -68,12 +68,12 @@ impl AppState {
         (self.check_url)(url).await.map_err(|reason| Problem::wrong_at("/url", reason))
     }
 
-    /// 422 for headers, whose values may be secrets, where they would be stored in the clear and may not be.
-    pub(super) fn check_secrets(&self, settings: &DestinationSettings) -> Result<(), Problem> {
-        if self.refuses_secrets && !settings.headers.is_empty() {
+    /// 422 for header values where production would have to keep them in the clear.
+    pub(super) fn check_secrets(&self, headers: &Headers) -> Result<(), Problem> {
+        if self.refuses_secrets && !headers.is_empty() {
             return Err(Problem::wrong_at(
                 "/headers",
-                "header values are not stored without --secrets-key in production",
+                "header values are kept only encrypted; the operator must give --secrets-key",
             ));
         }
         Ok(())

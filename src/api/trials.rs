@@ -65,7 +65,11 @@ impl TrialsApi {
     /// Beside the queue, whatever its state; 409 while a message is in flight. Its sequence is 0, it has an
     /// `orderly-test` header, and it takes at most 15 seconds.
     #[oai(path = "/destinations/:id/test", method = "post", operation_id = "testDestination")]
-    async fn test(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<TestOutcome>, Answers<Ending>> {
+    async fn test(
+        &self,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<TestOutcome>, Answers<Ending>> {
         let tenancy = caller.require(Scope::DestinationsWrite)?;
         let id = id.0;
         self.state.check_visible(id, tenancy.as_deref()).await?;

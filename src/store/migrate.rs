@@ -56,7 +56,8 @@ pub async fn check(store: &Store) -> Result<(), MigrateError> {
     }
 }
 
-async fn current_version(client: &tokio_postgres::Client) -> Result<i32, StoreError> {
+/// 0 when there is none.
+pub(super) async fn current_version(client: &tokio_postgres::Client) -> Result<i32, StoreError> {
     let exists = client
         .query_typed("select to_regclass('orderly.schema_history') is not null", &[])
         .await?

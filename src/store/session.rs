@@ -34,7 +34,7 @@ const SESSION_SETTINGS: &str = "
 /// The watch gives up waiting each second, so that it never keeps a snapshot from vacuum for longer.
 const WATCH_SETTINGS: &str = "set lock_timeout = '1s'; set statement_timeout = 0";
 
-const READ_AHEAD: &str = "
+pub const READ_AHEAD: &str = "
     select w.n::int, m.sequence, m.payload, m.content_type, m.headers::text, m.created_at,
            (extract(epoch from m.expires_at - clock_timestamp()) * 1000)::bigint, m.replay_of
     from unnest($1::bigint[], $2::bigint[]) with ordinality as w (destination_id, above, n)
