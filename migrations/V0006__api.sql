@@ -226,7 +226,8 @@ declare
     claim orderly.claims;
     at timestamptz := clock_timestamp();
 begin
-    select d.state into condition from orderly.destinations d where d.id = id and (of_tenant is null or d.tenant = of_tenant);
+    -- By its full name: `id` alone is the column here.
+    select d.state into condition from orderly.destinations d where d.id = queue_state.id and (of_tenant is null or d.tenant = of_tenant);
     if not found then
         return;
     end if;
