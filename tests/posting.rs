@@ -150,15 +150,12 @@ async fn a_long_transaction_on_one_destination_stalls_no_other_and_is_answered_w
     application.sql("begin").await;
     application.enqueue(held, json!("first")).await;
     let begun = Instant::now();
-    // Clients that come one after the other; every third has a key, every fifth a batch with both.
-    let to_held = (0..40u64).map(|n| {
-        let api = if n.is_multiple_of(3) {
-            stage.api.with_header("idempotency-key", &format!("k{n}"))
-        } else {
-            stage.api.clone()
-        };
+    // Clients that come one after the other, every fifth with a batch for both; and many with keys at once.
+    let to_held = (0..70u64).map(|n| {
+        let (key, delay) = (n >= 40, Duration::from_millis(if n >= 40 { 500 } else { n * 70 }));
+        let api = if key { stage.api.with_header("idempotency-key", &format!("k{n}")) } else { stage.api.clone() };
         async move {
-            tokio::time::sleep_until((begun + Duration::from_millis(n * 70)).into()).await;
+            tokio::time::sleep_until((begun + delay).into()).await;
             let one = |id: i64| json!({ "destination_id": id, "payload": { "n": n } });
             let asked = Instant::now();
             let reply = if n.is_multiple_of(5) {
