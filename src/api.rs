@@ -14,6 +14,7 @@ mod document;
 mod entries;
 mod health;
 mod idempotency;
+mod inside;
 pub mod limits;
 mod messages;
 pub mod metrics;
@@ -30,5 +31,6 @@ mod site;
 mod workers;
 
 pub use document::{openapi_json, openapi_yaml};
+pub use inside::Inside;
 pub use routes::{AppState, UrlCheck, app};
 pub use site::{SiteError, serve};
