@@ -177,6 +177,12 @@ impl Enqueuer {
         }
     }
 
+    /// After the token given at the start: returns when the last bell has been rung. Without it a process
+    /// that ends may leave a message to the sweep.
+    pub async fn stopped(&self) {
+        self.writer.bell.stopped().await;
+    }
+
     /// Messages that this process has queued.
     pub fn accepted(&self) -> u64 {
         self.writer.accepted.load(Ordering::Relaxed)
