@@ -1,4 +1,5 @@
-//! Does each part use only what it may? (docs/ARCHITECTURE.md, "What may use what")
+//! Does each part use only what it may, as docs/ARCHITECTURE.md says, and are there the tests that
+//! docs/GUARANTEES.md names?
 
 use std::path::{Path, PathBuf};
 
@@ -101,5 +102,18 @@ fn crates_sql_and_the_environment_stay_where_they_belong() {
         let wrong: Vec<&str> =
             users.iter().filter(|line| !parts.contains(&line.part.as_str())).map(|line| line.place.as_str()).collect();
         assert!(wrong.is_empty(), "{what} is for {parts:?} alone: {wrong:#?}");
+    }
+}
+
+#[test]
+fn the_tests_that_the_guarantees_name_exist() {
+    let page = include_str!("../docs/GUARANTEES.md");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let named: Vec<(&str, &str)> =
+        page.split('`').skip(1).step_by(2).filter_map(|name| name.split_once("::")).collect();
+    assert!(named.len() > 10, "the page names its tests");
+    for (file, test) in named {
+        let text = std::fs::read_to_string(tests.join(format!("{file}.rs"))).unwrap_or_default();
+        assert!(text.contains(&format!("fn {test}(")), "there is no test {file}::{test}");
     }
 }
