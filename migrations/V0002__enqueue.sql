@@ -75,7 +75,8 @@ declare
 begin
     perform orderly.commit_durably();
     if wait_for is not null then
-        perform set_config('lock_timeout', '2s', true);
+        -- For each lock that has to be had: behind another waiter it is two, so twice as long.
+        perform set_config('lock_timeout', '1s', true);
         perform from orderly.queues q where q.destination_id = wait_for for no key update;
     end if;
     -- Bodies stay out of this: it sorts.

@@ -133,6 +133,10 @@ begin
 
     when 'reload' then
         null;
+
+    when 'expire' then
+        -- The sweep asks: what has expired behind a head that is tried again and again.
+        perform orderly.expire_queue(id, in_flight, 1000);
     end case;
     return jsonb_build_object('status', 'ok');
 end

@@ -14,6 +14,7 @@ mod document;
 mod entries;
 mod health;
 mod idempotency;
+mod inside;
 pub mod limits;
 mod messages;
 mod methods;
@@ -33,5 +34,6 @@ mod trials;
 mod workers;
 
 pub use document::{openapi_json, openapi_yaml};
+pub use inside::Inside;
 pub use routes::{AppState, UrlCheck, app};
 pub use site::{Foundations, SiteError, serve};

@@ -2,16 +2,23 @@
 //!
 //! Results go to stdout, logs and errors to stderr. Exit codes: 0 done, 1 failed at run time, 2 wrong usage.
 
+mod dead_letters;
+mod destinations;
 mod dev;
 mod doctor;
+mod hand;
 pub mod keygen;
+mod messages;
 mod migrate;
 mod openapi;
 mod parts;
+mod queues;
 mod receiver;
 mod serve;
 mod stop;
+mod table;
 pub mod token;
+mod wording;
 mod worker;
 
 use std::io::Write;
@@ -49,6 +56,14 @@ enum Command {
     Worker(Box<worker::Arguments>),
     /// Bring the database's schema up to date; safe to run from several hosts at once
     Migrate(migrate::Arguments),
+    /// Show which queues hold messages, and why they move or do not
+    Queues(Box<queues::Arguments>),
+    /// See, make, steer and remove destinations
+    Destinations(destinations::Arguments),
+    /// See, queue and take back messages
+    Messages(messages::Arguments),
+    /// See, queue again and throw away the messages that were given up on
+    DeadLetters(dead_letters::Arguments),
     /// Check the database, its settings and the keys, and say what to mend
     Doctor(Box<doctor::Arguments>),
     /// Print the OpenAPI document
@@ -85,6 +100,8 @@ pub enum CliError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
+    Hand(#[from] hand::HandError),
+    #[error(transparent)]
     Keygen(#[from] keygen::KeygenError),
     #[error(transparent)]
     Token(#[from] token::TokenError),
@@ -116,6 +133,10 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Command::Serve(arguments) => serve::run(*arguments, stop).await,
             Command::Worker(arguments) => worker::run(*arguments, stop).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
+            Command::Queues(arguments) => queues::run(*arguments, stop).await,
+            Command::Destinations(arguments) => destinations::run(arguments).await,
+            Command::Messages(arguments) => messages::run(arguments).await,
+            Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
             Command::Doctor(arguments) => doctor::run(*arguments).await,
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Receiver(arguments) => receiver::run(arguments, stop).await,

@@ -12,8 +12,10 @@ use ipnet::IpNet;
 
 use crate::domain::RetryPolicy;
 
+mod handwork;
 mod serve;
 
+pub use handwork::{PlaceSettings, ReachSettings};
 pub use serve::{ServeSettings, SettingsError, TokenKeys};
 mod trying_out;
 

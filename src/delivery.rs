@@ -13,6 +13,7 @@ mod guard;
 mod keys;
 mod request;
 mod resolver;
+pub mod rest;
 mod retry_after;
 mod signature;
 

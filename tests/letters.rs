@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Answer, Received, Receiver, Stage, assert_chain, until};
+use crate::support::{Answer, Receiver, Stage, assert_chain};
 
 #[tokio::test]
 async fn dead_letters_are_listed_read_thrown_away_and_redriven_to_the_tail() {
@@ -92,10 +92,8 @@ async fn thousands_are_redriven_at_once_in_order_while_others_post() {
     let (redriven, ()) = tokio::join!(redrive, post);
     let redriven = redriven.expect(201).json();
     assert_eq!((redriven["data"].as_array().map(Vec::len), &redriven["more"]), (Some(COUNT), &json!(false)));
-    let done = |all: &Vec<Received>| {
-        all.iter().skip(failed).filter(|one| one.path == "/x" && one.ended_at.is_some()).count() == COUNT + 20
-    };
-    until(Duration::from_secs(60), async || receiver.received(), done).await;
+    receiver.wait_for_within(Duration::from_secs(60), |all| all.len() == failed + COUNT + 40).await;
+    stage.until_empty(id).await;
     let received = receiver.received();
     let old = received.iter().skip(failed).filter_map(|one| one.json()["n"].as_u64());
     assert!(old.eq(0..COUNT as u64), "in their order");

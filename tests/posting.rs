@@ -150,15 +150,12 @@ async fn a_long_transaction_on_one_destination_stalls_no_other_and_is_answered_w
     application.sql("begin").await;
     application.enqueue(held, json!("first")).await;
     let begun = Instant::now();
-    // Clients that come one after the other; every third has a key, every fifth a batch with both.
-    let to_held = (0..40u64).map(|n| {
-        let api = if n.is_multiple_of(3) {
-            stage.api.with_header("idempotency-key", &format!("k{n}"))
-        } else {
-            stage.api.clone()
-        };
+    // Clients that come one after the other, every fifth with a batch for both; and many with keys at once.
+    let to_held = (0..70u64).map(|n| {
+        let (key, delay) = (n >= 40, Duration::from_millis(if n >= 40 { 500 } else { n * 70 }));
+        let api = if key { stage.api.with_header("idempotency-key", &format!("k{n}")) } else { stage.api.clone() };
         async move {
-            tokio::time::sleep_until((begun + Duration::from_millis(n * 70)).into()).await;
+            tokio::time::sleep_until((begun + delay).into()).await;
             let one = |id: i64| json!({ "destination_id": id, "payload": { "n": n } });
             let asked = Instant::now();
             let reply = if n.is_multiple_of(5) {
@@ -166,7 +163,7 @@ async fn a_long_transaction_on_one_destination_stalls_no_other_and_is_answered_w
             } else {
                 api.post("/v1/messages", one(held)).await
             };
-            (reply, asked.elapsed())
+            (reply, asked.elapsed(), n)
         }
     });
     let to_free = async {
@@ -182,10 +179,10 @@ async fn a_long_transaction_on_one_destination_stalls_no_other_and_is_answered_w
     };
     let (answers, (slowest, count)) = tokio::join!(join_all(to_held), to_free);
     assert!(slowest < Duration::from_secs(2), "{slowest:?} for one of {count} others");
-    for (reply, took) in &answers {
+    for (reply, took, n) in &answers {
         assert_eq!(reply.status.as_u16(), 503, "{reply:?}");
         assert!(reply.headers.contains_key("retry-after"), "{reply:?}");
-        assert!(*took < Duration::from_millis(5_300), "{took:?}");
+        assert!(*took < Duration::from_millis(5_300), "number {n} after {took:?}");
     }
     assert_eq!(stage.api.queue(held).await["depth"], 0);
     assert_eq!(stage.api.queue(free).await["depth"], count, "nothing of a batch that failed");

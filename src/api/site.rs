@@ -49,24 +49,17 @@ pub async fn serve(
     if !verifier.is_enabled() {
         tracing::info!("authentication is off: whoever reaches the API may do everything");
     }
-    let check_url: UrlCheck = Arc::new(move |url| {
-        let guard = guard.clone();
-        Box::pin(async move { guard.check_registration(&url).await.map_err(|error| error.to_string()) })
-    });
     // What was accepted in the last instant is still written and rung for.
     let writing = CancellationToken::new();
     let enqueuer = Enqueuer::start(store.clone(), writing.clone());
-    let production = common.environment == Environment::Production;
     let state = AppState {
         verifier,
-        check_url,
         jwks: Arc::new(jwks),
         limits: RateLimits::new(settings.rate_limit, settings.tenant_rate_limit),
         cors_origins: settings.cors_origins.clone(),
         client: Some(client),
         counters,
-        refuses_secrets: production && common.secrets_keys.is_empty(),
-        ..AppState::new(store, enqueuer)
+        ..base_state(store, enqueuer.clone(), guard, common)
     };
     let tls = settings.tls_cert.clone().zip(settings.tls_key.clone());
     let options = ServerOptions {
@@ -76,5 +69,17 @@ pub async fn serve(
     };
     server::serve(app(state), options, stop, on_listening).await?;
     writing.cancel();
+    enqueuer.stopped().await;
     Ok(())
+}
+
+/// What handlers work with, whoever calls them.
+pub(super) fn base_state(store: Store, enqueuer: Enqueuer, guard: Guard, common: &CommonSettings) -> AppState {
+    let check_url: UrlCheck = Arc::new(move |url| {
+        let guard = guard.clone();
+        Box::pin(async move { guard.check_registration(&url).await.map_err(|error| error.to_string()) })
+    });
+    let production = common.environment == Environment::Production;
+    let refuses_secrets = production && common.secrets_keys.is_empty();
+    AppState { check_url, refuses_secrets, ..AppState::new(store, enqueuer) }
 }

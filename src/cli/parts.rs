@@ -16,23 +16,32 @@ pub(super) struct Parts {
     pub jwks: serde_json::Value,
 }
 
+/// The database, with a schema that fits, and where destinations may be.
+pub(super) async fn open_checked(
+    url: &str,
+    connections: usize,
+    common: &CommonSettings,
+) -> Result<(Store, Guard), CliError> {
+    let store = Store::open(url, connections, Sealer::from_keys(&common.secrets_keys)?)?;
+    let production = common.environment == Environment::Production;
+    let guard = Guard::new(common.allow_networks.clone(), common.deny_ports.clone(), production);
+    for warning in guard.warnings() {
+        tracing::warn!("{warning}");
+    }
+    migrate::check(&store).await?;
+    Ok((store, guard))
+}
+
 /// Checks the settings, then the database and its schema.
 pub(super) async fn assemble(url: &str, connections: usize, common: &CommonSettings) -> Result<Parts, CliError> {
-    let sealer = Sealer::from_keys(&common.secrets_keys)?;
-    let store = Store::open(url, connections, sealer)?;
-    let production = common.environment == Environment::Production;
-    if production && common.signing_keys.is_empty() {
+    if common.environment == Environment::Production && common.signing_keys.is_empty() {
         return Err(CliError::NoSigningKey);
     }
     let egress_proxy = match &common.egress_proxy {
         Some(proxy) => Some(Url::parse(proxy).map_err(|_| CliError::Proxy)?),
         None => None,
     };
-    let guard = Guard::new(common.allow_networks.clone(), common.deny_ports.clone(), production);
-    for warning in guard.warnings() {
-        tracing::warn!("{warning}");
-    }
-    migrate::check(&store).await?;
+    let (store, guard) = open_checked(url, connections, common).await?;
     let keys = if common.signing_keys.is_empty() {
         let pem = store.share_signing_key(&SigningKey::generate()?.to_pem()).await?;
         SigningKeys::new(vec![SigningKey::from_pem(&pem)?])?

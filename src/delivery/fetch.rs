@@ -36,22 +36,7 @@ pub struct Fetcher(reqwest::Client);
 
 impl Fetcher {
     pub fn new() -> Result<Fetcher, FetchError> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| FetchError::Client(Box::new(error)))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(TIMEOUT)
-            .user_agent(concat!("Orderly/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| FetchError::Client(Box::new(error)))?;
-        Ok(Fetcher(client))
+        Ok(Fetcher(build_client(TIMEOUT)?))
     }
 
     pub async fn json<T: DeserializeOwned>(&self, url: &Url) -> Result<T, FetchError> {
@@ -70,4 +55,23 @@ impl Fetcher {
         }
         serde_json::from_slice(&body).map_err(FetchError::Json)
     }
+}
+
+/// For places the operator named; no redirects, no proxies of the environment.
+pub(super) fn build_client(timeout: Duration) -> Result<reqwest::Client, FetchError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| FetchError::Client(Box::new(error)))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .timeout(timeout)
+        .user_agent(concat!("Orderly/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| FetchError::Client(Box::new(error)))
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{Store, StoreError};
 
@@ -22,18 +23,25 @@ pub struct Bell(Arc<Shared>);
 struct Shared {
     pending: Mutex<BTreeSet<i64>>,
     wake: Notify,
+    ringer: TaskTracker,
 }
 
 impl Bell {
     pub fn start(store: Store, stop: CancellationToken) -> Bell {
-        let shared = Arc::new(Shared { pending: Mutex::default(), wake: Notify::new() });
-        tokio::spawn(ring_on(shared.clone(), store, stop));
+        let shared = Arc::new(Shared { pending: Mutex::default(), wake: Notify::new(), ringer: TaskTracker::new() });
+        shared.ringer.spawn(ring_on(shared.clone(), store, stop));
+        shared.ringer.close();
         Bell(shared)
     }
 
     pub fn ring(&self, destinations: impl IntoIterator<Item = i64>) {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(destinations);
         self.0.wake.notify_one();
+    }
+
+    /// After the token given at the start: returns when what was pending then has been rung.
+    pub async fn stopped(&self) {
+        self.0.ringer.wait().await;
     }
 }
 

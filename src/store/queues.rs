@@ -1,6 +1,9 @@
 //! Why does a queue move or not, and who are the workers?
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::{Store, StoreError};
@@ -57,29 +60,28 @@ impl Store {
                 &[(&id.0, Type::INT8), (&tenant, Type::TEXT)],
             )
             .await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let state: &str = row.try_get(2)?;
-        let head = match row.try_get::<_, Option<i64>>(3)? {
-            Some(sequence) => Some(HeadView {
-                sequence: Sequence(sequence),
-                attempts: row.try_get(4)?,
-                last_error: row.try_get(5)?,
-                next_attempt_at: row.try_get(6)?,
-            }),
-            None => None,
-        };
-        let worker = match row.try_get::<_, Option<i64>>(7)? {
-            Some(worker) => Some(HolderView { id: WorkerId(worker), host: row.try_get(8)?, since: row.try_get(9)? }),
-            None => None,
-        };
-        Ok(Some(QueueView {
-            depth: row.try_get(0)?,
-            oldest_created_at: row.try_get(1)?,
-            state: QueueState::from_name(state)
-                .ok_or_else(|| StoreError::Corrupt(format!("{state:?} is no state of a queue")))?,
-            head,
-            worker,
-        }))
+        rows.first().map(read_queue).transpose()
+    }
+
+    /// Queues that hold something or were stopped, those that wait longest first; without `all`, the empty
+    /// ones that may move are left out. One look by primary key for each destination, then a count for each
+    /// that is left.
+    pub async fn list_queues(&self, all: bool) -> Result<Vec<(DestinationId, String, QueueView)>, StoreError> {
+        let rows = self
+            .query_within(
+                Duration::from_secs(30),
+                "select q.depth, q.oldest_created_at, q.state, q.head, q.attempts, q.last_error, q.next_attempt_at,
+                        q.worker_id, q.worker_host, q.worker_since, d.id, d.url
+                 from orderly.destinations d
+                 left join orderly.claims c on c.destination_id = d.id
+                 cross join lateral orderly.queue_state(d.id, null) q
+                 where $1 or d.state <> 'active'
+                    or exists (select from orderly.messages m where m.destination_id = d.id and m.sequence > c.floor)
+                 order by q.oldest_created_at nulls last, d.id",
+                &[(&all, Type::BOOL)],
+            )
+            .await?;
+        rows.iter().map(|row| Ok((DestinationId(row.try_get(10)?), row.try_get(11)?, read_queue(row)?))).collect()
     }
 
     /// By id; what each serves is counted by `claims_by_owner`.
@@ -106,6 +108,32 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// From the columns of `queue_state`, which come first.
+fn read_queue(row: &Row) -> Result<QueueView, StoreError> {
+    let state: &str = row.try_get(2)?;
+    let head = match row.try_get::<_, Option<i64>>(3)? {
+        Some(sequence) => Some(HeadView {
+            sequence: Sequence(sequence),
+            attempts: row.try_get(4)?,
+            last_error: row.try_get(5)?,
+            next_attempt_at: row.try_get(6)?,
+        }),
+        None => None,
+    };
+    let worker = match row.try_get::<_, Option<i64>>(7)? {
+        Some(worker) => Some(HolderView { id: WorkerId(worker), host: row.try_get(8)?, since: row.try_get(9)? }),
+        None => None,
+    };
+    Ok(QueueView {
+        depth: row.try_get(0)?,
+        oldest_created_at: row.try_get(1)?,
+        state: QueueState::from_name(state)
+            .ok_or_else(|| StoreError::Corrupt(format!("{state:?} is no state of a queue")))?,
+        head,
+        worker,
+    })
 }
 
 /// What the database says of all.

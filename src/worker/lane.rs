@@ -182,7 +182,9 @@ impl Lane {
                 // At its expiry it ends, whatever it waits for.
                 let until = until.min(expires_at);
                 let wait = until.saturating_duration_since(Instant::now());
-                if wait > LONGEST_WAIT && !self.context.stays {
+                // Only a retry is remembered by the database: a pace that was given back would begin anew
+                // with each claim, and a slow one would never send.
+                if wait > LONGEST_WAIT && self.is_far_off(sequence) && !self.context.stays {
                     return Ok(End::Dormant(Some(wait)));
                 }
                 tokio::select! {
@@ -232,6 +234,11 @@ impl Lane {
         let retry_at = self.failed.filter(|(sequence, _, _)| *sequence == head).map(|(_, _, at)| at);
         let at = retry_at.map_or(self.next_start, |at| at.max(self.next_start));
         (at > Instant::now()).then_some(at)
+    }
+
+    /// Whether it has to be tried again, and not soon.
+    fn is_far_off(&self, head: Sequence) -> bool {
+        self.failed.is_some_and(|(sequence, _, at)| sequence == head && at > Instant::now() + LONGEST_WAIT)
     }
 
     /// From one start to the next, by `max_per_second`.

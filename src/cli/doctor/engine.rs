@@ -1,6 +1,7 @@
 //! Does Orderly itself stand well: its schema, its workers, its queues?
 
-use super::finding::{Finding, name_some, several};
+use super::finding::Finding;
+use crate::cli::wording::{name_some, several};
 use crate::store::doctor::{Blocked, Incarnation, Partitions, Registered, Unserved};
 
 pub(super) fn judge_schema(found: i32, known: i32, may_use: bool) -> Finding {

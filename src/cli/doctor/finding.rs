@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::cli::wording::clean;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
@@ -57,9 +59,7 @@ pub(super) fn to_text(findings: &[Finding]) -> String {
     for finding in findings {
         let mend = finding.mend.as_ref().map_or(String::new(), |mend| format!(" -> {mend}"));
         let line = format!("{:<4}  {:<width$}  {}{mend}", finding.level.label(), finding.check, finding.text);
-        // What came from elsewhere must not break the line, nor steer the terminal.
-        let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        text.push_str(&clean);
+        text.push_str(&clean(&line));
         text.push('\n');
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
@@ -69,31 +69,6 @@ pub(super) fn to_text(findings: &[Finding]) -> String {
 
 pub(super) fn to_json(findings: &[Finding]) -> String {
     serde_json::to_string_pretty(findings).expect("texts always serialize") + "\n"
-}
-
-/// `4, 7, 9 and 12 more`
-pub(super) fn name_some(first: &[i64], count: i64) -> String {
-    let names: Vec<String> = first.iter().map(i64::to_string).collect();
-    match count - i64::try_from(first.len()).unwrap_or(i64::MAX) {
-        ..=0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
-    }
-}
-
-/// `1 queue`, `2 queues`
-pub(super) fn several(count: i64, name: &str) -> String {
-    if count == 1 { format!("1 {name}") } else { format!("{count} {name}s") }
-}
-
-/// `45 s`, `12 min`, `3.5 h`
-pub(super) fn duration(seconds: f64) -> String {
-    if seconds < 120.0 {
-        format!("{seconds:.0} s")
-    } else if seconds < 7_200.0 {
-        format!("{:.0} min", seconds / 60.0)
-    } else {
-        format!("{:.1} h", seconds / 3_600.0)
-    }
 }
 
 #[cfg(test)]
@@ -110,13 +85,5 @@ mod tests {
         let expected = "ok    a       fine\nwarn  longer  two lines  [31m -> mend it\nFAIL  b       broken\n1 ok, 1 warn, 1 FAIL\n";
         assert_eq!(to_text(&findings), expected);
         assert!(to_json(&findings).contains(r#""level": "fail""#));
-    }
-
-    #[test]
-    fn a_few_are_named_and_the_rest_counted() {
-        assert_eq!(name_some(&[4, 7], 2), "4, 7");
-        assert_eq!(name_some(&[4, 7], 14), "4, 7 and 12 more");
-        assert_eq!(several(1, "queue"), "1 queue");
-        assert_eq!([duration(45.0), duration(720.0), duration(12_600.0)], ["45 s", "12 min", "3.5 h"]);
     }
 }

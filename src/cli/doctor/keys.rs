@@ -3,7 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::finding::{Finding, several};
+use super::finding::Finding;
+use crate::cli::wording::several;
 use crate::config::{CommonSettings, Environment};
 use crate::delivery::SigningKeys;
 use crate::store::doctor::Sealed;

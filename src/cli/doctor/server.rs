@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::finding::{Finding, duration, several};
+use super::finding::Finding;
+use crate::cli::wording::{duration, several};
 use crate::store::doctor::{Replication, Server, Settings, StuckCommits};
 
 const SLOW_COMMIT: Duration = Duration::from_millis(100);

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
-use super::finding::{Finding, duration, several};
+use super::finding::Finding;
+use crate::cli::wording::{duration, several};
 use crate::cli::{serve, worker};
 use crate::store::doctor::{Locks, Session, Settings, VacuumSettings};
 
