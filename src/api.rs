@@ -1,5 +1,29 @@
 //! How do clients speak with Orderly?
+//!
+//! [`app`] is the whole of it as one poem endpoint: a file for each resource, whose handlers check what came,
+//! ask the [`store`](crate::store), and shape the answer. Every error that reaches a client, the
+//! framework's own included, is a problem (RFC 9457).
 
+mod attempts;
 pub mod auth;
+mod content;
+mod dead_letters;
+mod destinations;
+mod document;
+mod entries;
+mod health;
+mod idempotency;
+mod messages;
+mod names;
+mod pagination;
+mod payload;
+mod problem;
+mod queues;
 mod refusal;
+mod routes;
 pub mod server;
+mod settings;
+mod workers;
+
+pub use document::{openapi_json, openapi_yaml};
+pub use routes::{AppState, UrlCheck, app};

@@ -13,7 +13,8 @@ mod outcome;
 mod retry;
 
 pub use destination::{
-    Destination, DestinationState, HmacSecret, OnExhausted, Policy, QueueState, UrlError, parse_url,
+    Destination, DestinationSettings, DestinationState, HmacSecret, OnExhausted, Policy, QueueState, UrlError,
+    parse_url,
 };
 pub use headers::{HeaderError, Headers};
 pub use ids::{DestinationId, MessageId, ParseIdError, Sequence, WorkerId};

@@ -5,13 +5,18 @@
 //! no named prepared statements, no session state. A worker's go over connections of its own
 //! ([`connect`]).
 
+pub mod attempts;
 pub(crate) mod bell;
 pub mod connect;
 pub mod control;
+pub mod dead_letters;
+pub mod destinations;
 pub mod enqueue;
 mod error;
+pub mod messages;
 pub mod migrate;
 mod pool;
+pub mod queues;
 mod sealer;
 pub mod session;
 mod signing_keys;

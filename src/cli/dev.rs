@@ -10,9 +10,9 @@ use clap::Args;
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
+use super::parts::{assemble, host_name};
 use super::serve::CONNECTIONS;
 use super::shims::api;
-use super::parts::{assemble, host_name};
 use super::{CliError, open_store, print};
 use crate::config::DevSettings;
 use crate::embedded::{EmbeddedOptions, EmbeddedPostgres, StopMode};

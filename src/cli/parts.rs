@@ -40,7 +40,8 @@ pub(super) async fn assemble(url: &str, connections: usize, common: &CommonSetti
         SigningKeys::load(&common.signing_keys)?
     };
     let jwks = keys.jwks();
-    let client = DeliveryClient::new(ClientSettings { guard: guard.clone(), keys, egress_proxy, extra_roots: Vec::new() })?;
+    let client =
+        DeliveryClient::new(ClientSettings { guard: guard.clone(), keys, egress_proxy, extra_roots: Vec::new() })?;
     Ok(Parts { store, guard, client, jwks })
 }
 

@@ -39,4 +39,3 @@ pub(super) mod api {
         "{}".to_owned()
     }
 }
-

@@ -12,12 +12,46 @@ use super::{DestinationId, Headers, RetryPolicy};
 pub struct Destination {
     pub id: DestinationId,
     pub tenant: Option<String>,
-    pub description: Option<String>,
     pub state: DestinationState,
-    pub policy: Policy,
-    pub max_queue_depth: Option<i64>,
+    pub settings: DestinationSettings,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+}
+
+/// What a client chooses when it registers or changes a destination.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DestinationSettings {
+    /// As the client wrote it, without a fragment; [`parse_url`] tells what is requested.
+    pub url: String,
+    pub description: Option<String>,
+    pub headers: Headers,
+    pub on_exhausted: OnExhausted,
+    /// `None`: the worker's `--retry` and `--retry-delay`.
+    pub retry: Option<RetryPolicy>,
+    /// From the start of a try to the end of its answer.
+    pub timeout: Duration,
+    /// Starts of requests are at least 1/max seconds apart.
+    pub max_per_second: Option<f64>,
+    /// Past this many queued messages a new one is refused.
+    pub max_queue_depth: Option<i64>,
+}
+
+impl DestinationSettings {
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Everything at its default.
+    pub fn new(url: String) -> DestinationSettings {
+        DestinationSettings {
+            url,
+            description: None,
+            headers: Headers::default(),
+            on_exhausted: OnExhausted::Discard,
+            retry: None,
+            timeout: Self::DEFAULT_TIMEOUT,
+            max_per_second: None,
+            max_queue_depth: None,
+        }
+    }
 }
 
 /// What a worker needs to know to deliver.

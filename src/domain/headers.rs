@@ -4,9 +4,17 @@ use std::collections::BTreeMap;
 
 use http::{HeaderName, HeaderValue};
 
-/// Header names (lower case) with their values, valid for HTTP and free to be chosen by clients.
+/// Headers that are valid for HTTP and free to be chosen by clients. Names compare without case and come
+/// back as they were written.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(BTreeMap<String, String>);
+pub struct Headers(BTreeMap<String, Header>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Header {
+    /// As the client wrote it; the key is the same in lower case.
+    name: String,
+    value: String,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
@@ -58,24 +66,31 @@ impl Headers {
             if headers.len() >= 64 || bytes > 16 * 1024 {
                 return Err(HeaderError::TooMany);
             }
-            if headers.insert(lower, value).is_some() {
+            if headers.contains_key(&lower) {
                 return Err(HeaderError::Twice(name));
             }
+            headers.insert(lower, Header { name, value });
         }
         Ok(Headers(headers))
     }
 
     /// What was checked before it was stored: no rule that came later may stop a delivery.
     pub fn from_stored(entries: BTreeMap<String, String>) -> Headers {
-        Headers(entries)
+        Headers(entries.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), Header { name, value })).collect())
     }
 
+    /// Names in lower case, as they are sent.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0.iter().map(|(name, header)| (name.as_str(), header.value.as_str()))
+    }
+
+    /// Names as they were written, as they are shown and stored.
+    pub fn iter_as_written(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.values().map(|header| (header.name.as_str(), header.value.as_str()))
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(&name.to_ascii_lowercase()).map(String::as_str)
+        self.0.get(&name.to_ascii_lowercase()).map(|header| header.value.as_str())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -84,7 +99,8 @@ impl Headers {
 
     /// As JSON, for storage.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(&self.0).expect("a map of strings is always JSON")
+        let entries: BTreeMap<&str, &str> = self.iter_as_written().collect();
+        serde_json::to_string(&entries).expect("a map of strings is always JSON")
     }
 }
 
@@ -128,6 +144,16 @@ mod tests {
         }
         let twice = [("X-A".to_owned(), "1".to_owned()), ("x-a".to_owned(), "2".to_owned())];
         assert_eq!(Headers::parse(twice), Err(HeaderError::Twice("x-a".to_owned())));
+    }
+
+    #[test]
+    fn names_keep_their_spelling_and_compare_without_case() {
+        let headers = parse("X-Key", "v").expect("valid");
+        assert_eq!(headers.to_json(), r#"{"X-Key":"v"}"#);
+        assert_eq!(headers.iter().next(), Some(("x-key", "v")));
+        assert_eq!(headers.get("x-KEY"), Some("v"));
+        let stored = serde_json::from_str(&headers.to_json()).expect("JSON");
+        assert_eq!(Headers::from_stored(stored), headers);
     }
 
     #[test]

@@ -15,7 +15,8 @@ impl Store {
         .await?;
         let rows = self.query("select secret from orderly.signing_keys where id = 'development'", &[]).await?;
         let stored: &[u8] = rows.first().map(|row| row.get(0)).unwrap_or_default();
-        let opened = self.sealer.open(stored).map_err(|error| StoreError::Corrupt(format!("the signing key: {error}")))?;
+        let opened =
+            self.sealer.open(stored).map_err(|error| StoreError::Corrupt(format!("the signing key: {error}")))?;
         String::from_utf8(opened).map_err(|_| StoreError::Corrupt("the signing key is not text".to_owned()))
     }
 }

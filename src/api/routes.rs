@@ -1,0 +1,72 @@
+//! Which addresses are there, and what stands around them?
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use poem::http::StatusCode;
+use poem::middleware::CatchPanic;
+use poem::web::Html;
+use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
+use url::Url;
+
+use super::auth::Verifier;
+use super::document::{Apis, description};
+use super::problem::{Problem, into_problem};
+use crate::domain::{DestinationId, parse_url};
+use crate::store::Store;
+use crate::store::enqueue::Enqueuer;
+
+/// Says whether a URL may be registered, and if not, why.
+pub type UrlCheck = Arc<dyn Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    pub store: Store,
+    pub enqueuer: Enqueuer,
+    pub verifier: Verifier,
+    pub check_url: UrlCheck,
+}
+
+impl AppState {
+    /// Lets everybody do everything, and every URL pass.
+    pub fn new(store: Store, enqueuer: Enqueuer) -> AppState {
+        let check_url: UrlCheck = Arc::new(|_| Box::pin(std::future::ready(Ok(()))));
+        AppState { store, enqueuer, verifier: Verifier::disabled(), check_url }
+    }
+
+    /// 422 for a URL that leads where none may lead.
+    pub(super) async fn check_url(&self, url: &str) -> Result<(), Problem> {
+        let url = parse_url(url).map_err(|error| Problem::wrong_at("/url", error.to_string()))?;
+        (self.check_url)(url).await.map_err(|reason| Problem::wrong_at("/url", reason))
+    }
+
+    /// 404 for a destination that is not there for this tenant. Who may see all need not be asked.
+    pub(super) async fn check_visible(&self, id: DestinationId, tenant: Option<&str>) -> Result<(), Problem> {
+        if tenant.is_none() || self.store.destination_is_visible(id, tenant).await? {
+            Ok(())
+        } else {
+            Err(Problem::not_found())
+        }
+    }
+}
+
+/// The API, its document and `/doc`. Needs no server: `poem::test::TestClient` takes it as it is.
+pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
+    let verifier = state.verifier.clone();
+    let service = description(Apis::of(state));
+    let page = service.swagger_ui_html();
+    let (json, yaml) = (service.spec_endpoint(), service.spec_endpoint_yaml());
+    Route::new()
+        .at("/doc", make_sync(move |_| Html(page.clone())))
+        .at("/openapi.json", json)
+        .at("/openapi.yaml", yaml)
+        .nest("/", service)
+        .data(verifier)
+        .with(CatchPanic::new().with_handler(|_| {
+            let problem =
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what");
+            into_problem(problem.into())
+        }))
+        .catch_all_error(|error| async move { into_problem(error) })
+}
