@@ -35,7 +35,7 @@ impl Faults {
                 break;
             }
             let faults = self.clone();
-            running.spawn(async move {
+            running.spawn_local(async move {
                 if let Err(error) = faults.inflict(&planned).await {
                     eprintln!("  {:?} could not be done: {error}", planned.kind);
                 }
@@ -109,11 +109,7 @@ impl Faults {
                 let victims = self.owned_by(node).await;
                 let fault = self.begin(planned, &node.name, victims);
                 node.proxy.set(Mode::Hole);
-                let restarted = async {
-                    let mut postgres = self.cluster.postgres.lock().await;
-                    postgres.restart(StopMode::Fast).await
-                };
-                restarted.await?;
+                self.cluster.postgres.lock().await.restart(StopMode::Fast).await?;
                 sleep(lasts).await;
                 node.proxy.set(Mode::Pass);
                 self.recorder.end_fault(fault);
@@ -122,11 +118,10 @@ impl Faults {
                 let fault = self.begin(planned, &node.name, Vec::new());
                 let ports = ports(node);
                 let connection = self.cluster.connect().await?;
-                let sql = format!(
-                    "select pid from pg_stat_activity where client_port = any ($1) and application_name = 'orderly' limit 1"
-                );
-                let rows = connection.client.query(&sql, &[&ports]).await?;
-                for pid in rows.iter().filter_map(|row| Pid::from_raw(row.get(0))) {
+                let sql = format!("select pid from pg_stat_activity
+                           where client_port = any ('{{{ports}}}') and application_name = 'orderly' limit 1");
+                let row = connection.client.query_opt(&sql, &[]).await?;
+                if let Some(pid) = row.and_then(|row| Pid::from_raw(row.get(0))) {
                     kill_process(pid, Signal::KILL)?;
                 }
                 sleep(Duration::from_millis(300)).await;
@@ -194,16 +189,8 @@ impl Faults {
     /// What a worker serves right now and could send at once; nothing when that cannot be found out quickly.
     async fn owned_by(&self, node: &Node) -> Vec<i64> {
         let Some(pid) = node.pid().await else { return Vec::new() };
-        let looked = async {
-            let connection = self.cluster.connect().await?;
-            let rows = connection.client.query(
-                "select c.destination_id from orderly.claims c join orderly.workers w on w.id = c.owner
-                 where w.pid = $1 and c.next_attempt_at is null",
-                &[&pid.as_raw_nonzero().get()],
-            );
-            Ok::<Vec<i64>, Failure>(rows.await?.iter().map(|row| row.get(0)).collect())
-        };
-        tokio::time::timeout(GLANCE, looked).await.ok().and_then(Result::ok).unwrap_or_default()
+        let looked = tokio::time::timeout(GLANCE, look_for_owned(self.cluster.clone(), pid.as_raw_nonzero().get()));
+        looked.await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// `pg_terminate_backend` of one of a process' connections.
@@ -211,11 +198,20 @@ impl Faults {
         let connection = self.cluster.connect().await?;
         let sql = format!(
             "select pg_terminate_backend(a.pid) from pg_stat_activity a
-             where a.client_port = any ($1) and a.application_name = 'orderly' and {which} order by random() limit 1"
+             where a.client_port = any ('{{{}}}') and a.application_name = 'orderly' and {which} order by random() limit 1",
+            ports(node)
         );
-        connection.client.query(&sql, &[&ports(node)]).await?;
+        connection.client.batch_execute(&sql).await?;
         Ok(())
     }
+}
+
+async fn look_for_owned(cluster: Arc<Cluster>, pid: i32) -> Result<Vec<i64>, Failure> {
+    let connection = cluster.connect().await?;
+    let sql = "select c.destination_id from orderly.claims c join orderly.workers w on w.id = c.owner
+               where w.pid = $1 and c.next_attempt_at is null";
+    let rows = connection.client.query(sql, &[&pid]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The session holds its worker's lock; the watch waits for another's; the aide reads ahead and rings.
@@ -226,8 +222,9 @@ const AIDE: &str = "(a.query like '%orderly.ring%' or a.query like '%sum(octet_l
 const OTHER: &str = "a.query not like 'call orderly.watch%' and a.query not like '%octet_length(f.payload)%' \
      and not exists (select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory' and l.granted)";
 
-fn ports(node: &Node) -> Vec<i32> {
-    node.proxy.ports().into_iter().map(i32::from).collect()
+fn ports(node: &Node) -> String {
+    let ports: Vec<String> = node.proxy.ports().iter().map(u16::to_string).collect();
+    ports.join(",")
 }
 
 /// Everything whole, whatever was under way: all lines pass, all processes run.

@@ -92,7 +92,10 @@ fn go(arguments: Arguments) -> Result<Verdict, cluster::Failure> {
         out: std::path::absolute(&arguments.out)?,
         broken: arguments.broken,
     };
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run::run(settings))
+    // Producers and faults share this thread; the receiver and the proxies have the others, so that an
+    // instant is read when it is.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, run::run(settings))
 }
 
 fn outcome(result: Result<Verdict, cluster::Failure>) -> ExitCode {

@@ -109,19 +109,19 @@ impl Producers {
         };
         for _ in 0..3 {
             let n = next();
-            tasks.spawn(self.clone().wander(n, targets.all.clone(), dice(n.into()), pace));
+            tasks.spawn_local(self.clone().wander(n, targets.all.clone(), dice(n.into()), pace));
         }
         for destination in &targets.pressed {
             let n = next();
-            tasks.spawn(self.clone().press(n, *destination, dice(n.into())));
+            tasks.spawn_local(self.clone().press(n, *destination, dice(n.into())));
         }
         for destination in &targets.teased {
             let n = next();
-            tasks.spawn(self.clone().tease(n, *destination, dice(n.into())));
+            tasks.spawn_local(self.clone().tease(n, *destination, dice(n.into())));
         }
         for _ in 0..2 {
             let n = next();
-            tasks.spawn(self.clone().book(n, targets.all.clone(), dice(n.into()), pace));
+            tasks.spawn_local(self.clone().book(n, targets.all.clone(), dice(n.into()), pace));
         }
         tasks
     }
@@ -273,19 +273,12 @@ impl Producers {
         let sent_at = self.recorder.now();
         let messages: Vec<(u64, i64)> = to.into_iter().map(|destination| (self.token(), destination)).collect();
         let (commits, wait) = (dice.percent(80), if dice.percent(20) { dice.millis(50, 1_000) } else { Duration::ZERO });
-        let mut sequences = Vec::new();
-        let ended: Result<bool, tokio_postgres::Error> = async {
-            client.batch_execute("begin").await?;
-            for (token, destination) in &messages {
-                let (payload, headers) = (json!({ "token": token }), json!({ "x-token": token.to_string() }));
-                let sql = "select orderly.enqueue($1, $2, 'application/json', $3)";
-                let id: String = client.query_one(sql, &[destination, &payload, &headers]).await?.get(0);
-                sequences.push(id.split_once('-').and_then(|(_, sequence)| sequence.parse().ok()).unwrap_or(0));
-            }
-            tokio::time::sleep(wait).await;
-            Ok(commits)
-        }
-        .await;
+        let filled = fill(client, &messages).await;
+        tokio::time::sleep(wait).await;
+        let (sequences, ended) = match filled {
+            Ok(sequences) => (sequences, Ok(commits)),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         let (answered, outcome) = match ended {
             Ok(true) => match client.batch_execute("commit").await {
                 Ok(()) => (None, Ok(())),
@@ -306,6 +299,20 @@ impl Producers {
         }
         Ok(outcome?)
     }
+}
+
+/// Begins a transaction and queues messages in it; their sequences.
+async fn fill(client: &tokio_postgres::Client, messages: &[(u64, i64)]) -> Result<Vec<i64>, tokio_postgres::Error> {
+    client.batch_execute("begin").await?;
+    let mut sequences = Vec::new();
+    for (token, destination) in messages {
+        let sql = format!(
+            "select orderly.enqueue({destination}, '{{\"token\": {token}}}', 'application/json', '{{\"x-token\": \"{token}\"}}')"
+        );
+        let id: String = client.query_one(&sql, &[]).await?.get(0);
+        sequences.push(id.split_once('-').and_then(|(_, sequence)| sequence.parse().ok()).unwrap_or(0));
+    }
+    Ok(sequences)
 }
 
 /// A 5xx does not tell whether it was queued.

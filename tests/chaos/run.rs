@@ -78,7 +78,7 @@ pub async fn run(settings: Settings) -> Result<Verdict, Failure> {
     let mut posting = producers.start(&targets, settings.pace);
     let faults = Arc::new(Faults { cluster: cluster.clone(), recorder: recorder.clone() });
     let stop_faults = CancellationToken::new();
-    let breaking = tokio::spawn(faults.run(plan, stop_faults.clone()));
+    let breaking = tokio::task::spawn_local(faults.run(plan, stop_faults.clone()));
 
     let limits = |now: Micros| Limits {
         slack: micros(settings.slack),
