@@ -4,7 +4,9 @@
 
 -- An owner that has no row in workers counts as none.
 create function orderly.is_free(owner bigint, me bigint) returns boolean
-    language sql stable return owner is null or owner = me or not exists (select from orderly.workers w where w.id = owner);
+    language sql stable as $$
+    select owner is null or owner is not distinct from me or not exists (select from orderly.workers w where w.id = owner)
+$$;
 
 -- What was last delivered by the log, for claims that no release wrote; 0 for nothing.
 create function orderly.last_delivered(id bigint) returns bigint

@@ -180,18 +180,18 @@ create function orderly.execute_request(request bigint, in_flight bigint) return
     language plpgsql as $$
 declare
     asked orderly.requests;
-    answer jsonb;
+    outcome jsonb;
 begin
     select * into asked from orderly.requests r
     where r.id = request and r.state = 'pending' and r.deadline > clock_timestamp() for update skip locked;
     if not found or asked.kind = 'yield' then
         return null;
     end if;
-    answer := orderly.carry_out(asked.destination_id, asked.kind, asked.arguments || '{"by_lane": true}', in_flight);
-    if answer ->> 'status' not in ('more', 'refused') then
-        update orderly.requests r set state = 'done', answer = execute_request.answer where r.id = request;
+    outcome := orderly.carry_out(asked.destination_id, asked.kind, asked.arguments || '{"by_lane": true}', in_flight);
+    if outcome ->> 'status' not in ('more', 'refused') then
+        update orderly.requests r set state = 'done', answer = outcome where r.id = request;
     end if;
-    return answer;
+    return outcome;
 exception when lock_not_available or query_canceled then
     return null;
 end

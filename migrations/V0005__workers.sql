@@ -122,7 +122,7 @@ create function orderly.unserved(me bigint) returns table (destination_id bigint
 $$;
 
 create function orderly.owned_by(worker bigint) returns setof bigint
-    language sql stable return (select c.destination_id from orderly.claims c where c.owner = worker);
+    language sql stable as $$ select c.destination_id from orderly.claims c where c.owner = worker $$;
 
 -- What fell through: messages that nobody serves and that have waited long enough that no bell can be
 -- under way (an API process that died between its commit and its bell).

@@ -6,6 +6,7 @@
 
 mod attempts;
 pub mod auth;
+pub mod browser;
 mod content;
 mod dead_letters;
 mod destinations;
@@ -13,7 +14,9 @@ mod document;
 mod entries;
 mod health;
 mod idempotency;
+pub mod limits;
 mod messages;
+pub mod metrics;
 mod names;
 mod pagination;
 mod payload;
@@ -23,7 +26,9 @@ mod refusal;
 mod routes;
 pub mod server;
 mod settings;
+mod site;
 mod workers;
 
 pub use document::{openapi_json, openapi_yaml};
 pub use routes::{AppState, UrlCheck, app};
+pub use site::{SiteError, serve};

@@ -9,7 +9,6 @@ mod openapi;
 mod parts;
 mod receiver;
 mod serve;
-mod shims;
 mod stop;
 pub mod token;
 mod worker;
@@ -18,6 +17,7 @@ use std::io::Write;
 
 use clap::{Parser, Subcommand};
 
+use crate::api::SiteError;
 use crate::config::LogSettings;
 use crate::delivery::{ClientError, KeyError};
 use crate::embedded::EmbeddedError;
@@ -68,7 +68,7 @@ pub enum CliError {
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
     #[error(transparent)]
-    Serve(#[from] shims::ServeError),
+    Serve(#[from] SiteError),
     #[error(transparent)]
     Worker(#[from] WorkerError),
     #[error("production needs a key to sign with: --signing-key (make one with `orderly keygen`)")]

@@ -3,6 +3,7 @@
 //! Every setting stands here once: its flag, its environment variable, its default, its meaning. The
 //! environment is read nowhere else. Secrets do not show in `Debug`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -115,6 +116,10 @@ pub struct WorkerSettings {
     /// Keep delivered payloads this long, for replay; 0 keeps none
     #[arg(long, env = "ORDERLY_KEEP_PAYLOADS", value_name = "HOURS", default_value_t = 0)]
     pub keep_payloads: u32,
+
+    /// Where Prometheus may read what this worker does, at /metrics
+    #[arg(long, env = "ORDERLY_METRICS_LISTEN", value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
 
     /// How long a graceful stop waits for requests in flight before it aborts them
     #[arg(long, env = "ORDERLY_GRACE", value_name = "SECONDS", default_value = "40", value_parser = parse_seconds)]

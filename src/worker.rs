@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use counters::{Counters, Summary};
+pub use counters::{Counters, Sample, Summary};
 
 use crate::config::WorkerSettings;
 use crate::delivery::DeliveryClient;

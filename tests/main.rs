@@ -3,6 +3,7 @@
 
 mod support;
 
+mod auth;
 /// The checker's judge; the rest of it is a program of its own.
 #[allow(dead_code, reason = "the checker takes the rest")]
 mod chaos {
@@ -11,5 +12,10 @@ mod chaos {
     mod record;
 }
 mod command_line;
+mod delivery;
 mod embedded;
 mod migrations;
+mod receiver;
+mod receivers;
+mod server;
+mod takeover;

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod database;
 pub mod process;
+pub mod queue;
 pub mod receiver;
 
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +16,7 @@ use orderly::embedded::{self, EmbeddedOptions, EmbeddedPostgres, Keep};
 pub use api::Api;
 pub use database::TestDatabase;
 pub use process::Process;
+pub use queue::{Queue, destinations, start_worker, worker};
 #[allow(unused_imports, reason = "each test takes what it needs")]
 pub use receiver::{Answer, Received, Receiver};
 

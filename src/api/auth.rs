@@ -18,7 +18,7 @@ use poem_openapi::OAuthScopes;
 pub use caller::{Caller, Tenancy, document_token_endpoint};
 pub use error::AuthError;
 pub use key::{KeyError, KeySet};
-pub use source::SourceError;
+pub use source::{Pace, Source, SourceError};
 pub use token::{Expectations, MAX_TOKEN_BYTES, parse_for_fuzzing};
 pub use verifier::{SetupError, Verifier};
 

@@ -5,16 +5,20 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use poem::http::StatusCode;
 use poem::middleware::CatchPanic;
-use poem::web::Html;
+use poem::web::{Html, Json};
 use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
 use url::Url;
 
-use super::auth::Verifier;
+use super::auth::{Verifier, document_token_endpoint};
+use super::browser::{Cors, PageSecurity};
 use super::document::{Apis, description};
+use super::limits::RateLimits;
+use super::metrics;
 use super::problem::{Problem, into_problem};
 use crate::domain::{DestinationId, parse_url};
 use crate::store::Store;
 use crate::store::enqueue::Enqueuer;
+use crate::worker::Counters;
 
 /// Says whether a URL may be registered, and if not, why.
 pub type UrlCheck = Arc<dyn Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
@@ -26,13 +30,31 @@ pub struct AppState {
     pub enqueuer: Enqueuer,
     pub verifier: Verifier,
     pub check_url: UrlCheck,
+    /// The public keys that deliveries are signed with (RFC 7517).
+    pub jwks: Arc<serde_json::Value>,
+    pub limits: RateLimits,
+    pub cors_origins: Vec<String>,
+    /// Of a worker in the same process.
+    pub counters: Option<Arc<Counters>>,
+    /// Header values would stand in the database in the clear, which production does not allow.
+    pub refuses_secrets: bool,
 }
 
 impl AppState {
     /// Lets everybody do everything, and every URL pass.
     pub fn new(store: Store, enqueuer: Enqueuer) -> AppState {
         let check_url: UrlCheck = Arc::new(|_| Box::pin(std::future::ready(Ok(()))));
-        AppState { store, enqueuer, verifier: Verifier::disabled(), check_url }
+        AppState {
+            store,
+            enqueuer,
+            verifier: Verifier::disabled(),
+            check_url,
+            jwks: Arc::new(serde_json::json!({ "keys": [] })),
+            limits: RateLimits::new(None, None),
+            cors_origins: Vec::new(),
+            counters: None,
+            refuses_secrets: false,
+        }
     }
 
     /// 422 for a URL that leads where none may lead.
@@ -54,14 +76,33 @@ impl AppState {
 /// The API, its document and `/doc`. Needs no server: `poem::test::TestClient` takes it as it is.
 pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
     let verifier = state.verifier.clone();
+    let (jwks, limits, cors) = (state.jwks.clone(), state.limits.clone(), Cors::new(&state.cors_origins));
+    let measured = state.clone();
+    let token_endpoint = verifier.token_endpoint().map(str::to_owned);
+    if let Some(url) = &token_endpoint {
+        document_token_endpoint(url);
+    }
     let service = description(Apis::of(state));
     let page = service.swagger_ui_html();
+    let secured = PageSecurity::new(&page, token_endpoint.as_deref());
     let (json, yaml) = (service.spec_endpoint(), service.spec_endpoint_yaml());
+    // Health checks are not counted.
+    let limited = service.around(move |service, mut request| {
+        let limits = limits.clone();
+        async move {
+            if request.uri().path().starts_with("/v1") {
+                limits.admit(&mut request)?;
+            }
+            service.call(request).await
+        }
+    });
     Route::new()
-        .at("/doc", make_sync(move |_| Html(page.clone())))
+        .at("/doc", make_sync(move |_| Html(page.clone())).with(secured))
         .at("/openapi.json", json)
         .at("/openapi.yaml", yaml)
-        .nest("/", service)
+        .at("/.well-known/jwks.json", make_sync(move |_| Json(jwks.as_ref().clone())))
+        .at("/metrics", metrics::endpoint(measured))
+        .nest("/", limited)
         .data(verifier)
         .with(CatchPanic::new().with_handler(|_| {
             let problem =
@@ -69,4 +110,5 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
             into_problem(problem.into())
         }))
         .catch_all_error(|error| async move { into_problem(error) })
+        .with(cors)
 }

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::parts::{assemble, host_name};
 use super::serve::CONNECTIONS;
-use super::shims::api;
 use super::{CliError, open_store, print};
+use crate::api;
 use crate::config::DevSettings;
 use crate::embedded::{EmbeddedOptions, EmbeddedPostgres, StopMode};
 use crate::store::migrate;
@@ -68,14 +68,24 @@ async fn run_on(
     settings.worker.persistent = true;
     let parts = assemble(&url, CONNECTIONS, &settings.common).await?;
     // Its Postgres is nobody else's: after a restart no other worker can be sending.
-    let processor = Worker::new(parts.store, parts.client, settings.worker, host_name()).without_grace();
+    let processor = Worker::new(parts.store.clone(), parts.client, settings.worker, host_name()).without_grace();
+    let counters = processor.counters();
     let announce = |address| {
         // Nobody may be reading; it runs all the same.
         let _ = print(&greeting(address, &url_file));
     };
     // Whichever ends first, by itself or by the signal, ends the other.
     let api = async {
-        let ended = api::serve(store, &settings.serve, &settings.common, stop.clone(), announce).await;
+        let ended = api::serve(
+            parts.store,
+            parts.guard,
+            parts.jwks,
+            Some(counters),
+            (&settings.serve, &settings.common),
+            stop.clone(),
+            announce,
+        )
+        .await;
         stop.cancel();
         ended
     };

@@ -2,8 +2,8 @@
 
 use clap::{Args, ValueEnum};
 
-use super::shims::api;
 use super::{CliError, print};
+use crate::api;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

@@ -3,10 +3,10 @@
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::shims::api;
-use super::{CliError, open_store, print};
+use super::parts::{Parts, assemble};
+use super::{CliError, print};
+use crate::api;
 use crate::config::{CommonSettings, DatabaseSettings, ServeSettings};
-use crate::store::migrate;
 
 /// Enough for a full commit of the enqueuer beside the other requests.
 pub(super) const CONNECTIONS: usize = 16;
@@ -24,12 +24,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), CliError> {
-    let store = open_store(&arguments.database.url, CONNECTIONS)?;
-    migrate::check(&store).await?;
+    let (settings, common) = (&arguments.serve, &arguments.common);
+    settings.validate(common).map_err(api::SiteError::from)?;
+    let Parts { store, guard, jwks, .. } = assemble(&arguments.database.url, CONNECTIONS, common).await?;
     let announce = |address| {
         // A service's stdout may be closed; that is no reason not to serve.
         let _ = print(&format!("the API listens on http://{address}, its documentation is http://{address}/doc\n"));
     };
-    api::serve(store, &arguments.serve, &arguments.common, stop, announce).await?;
+    api::serve(store, guard, jwks, None, (settings, common), stop, announce).await?;
     Ok(())
 }

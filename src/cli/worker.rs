@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::parts::{assemble, host_name};
 use super::{CliError, print};
+use crate::api::metrics;
+use crate::api::server::{self, ServerLimits, ServerOptions};
 use crate::config::{CommonSettings, DatabaseSettings, WorkerSettings};
 use crate::domain::DestinationId;
 use crate::store::Store;
@@ -35,9 +37,20 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), CliError> {
     let parts = assemble(&arguments.database.url, CONNECTIONS, &arguments.common).await?;
     let persistent = arguments.worker.persistent;
+    let metrics_listen = arguments.worker.metrics_listen;
     let only = arguments.worker.destination.map(DestinationId);
     let worker = Worker::new(parts.store.clone(), parts.client, arguments.worker, host_name());
     let bar = if persistent { None } else { show_progress(&parts.store, only, worker.counters()).await };
+    if let Some(listen) = metrics_listen {
+        let options = ServerOptions { listen, tls: None, limits: ServerLimits::default() };
+        let route = metrics::worker_endpoint(worker.counters());
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            if let Err(error) = server::serve(route, options, stop, |_| {}).await {
+                tracing::error!(%error, "no metrics are shown");
+            }
+        });
+    }
     let summary = worker.run(stop).await?;
     if let Some(bar) = bar {
         bar.finish_and_clear();

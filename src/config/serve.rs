@@ -60,7 +60,7 @@ pub struct ServeSettings {
     #[arg(long, env = "ORDERLY_TENANT_RATE_LIMIT", value_name = "N")]
     pub tenant_rate_limit: Option<NonZeroU32>,
 
-    /// A web origin whose pages may call the API, for example https://admin.example.com (repeatable)
+    /// A web origin whose pages may call the API, its scheme, host and port alone (repeatable)
     #[arg(long = "cors-origin", env = "ORDERLY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',',
           value_parser = parse_origin)]
     pub cors_origins: Vec<String>,

@@ -115,7 +115,7 @@ impl DeliveryClient {
     ) -> Result<Outcome, Aborted> {
         let started = Instant::now();
         if let Err(error) = &target.verdict {
-            return Ok(Outcome::failed(started.elapsed(), forbidden(error)));
+            return Ok(Answer::default().outcome(started.elapsed(), Err(forbidden(error))));
         }
         let request = self.request(target, message, meta, gate);
         let mut answer = Answer::default();
@@ -175,12 +175,6 @@ impl Answer {
         };
         let status_code = self.status.map(|status| status.as_u16());
         Outcome { duration, status_code, response: Bytes::from(self.body), result }
-    }
-}
-
-impl Outcome {
-    fn failed(duration: Duration, failure: Failure) -> Outcome {
-        Outcome { duration, status_code: None, response: Bytes::new(), result: Err(failure) }
     }
 }
 

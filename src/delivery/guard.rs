@@ -130,7 +130,7 @@ impl Guard {
     /// else whoever runs its server could have the good one checked and the bad one dialled.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         self.check_name(name).map_err(ResolveError::Forbidden)?;
-        if without_dots(name).eq_ignore_ascii_case("localhost") {
+        if without_root(name).eq_ignore_ascii_case("localhost") {
             // No server is asked (RFC 6761, section 6.3), and only one of the two may be open.
             return Ok(self.open_loopbacks().collect());
         }
@@ -143,10 +143,13 @@ impl Guard {
     }
 
     fn check_name(&self, name: &str) -> Result<(), GuardError> {
-        let bare = without_dots(name).to_ascii_lowercase();
+        let bare = without_root(name).to_ascii_lowercase();
         let local = |suffix: &str| bare.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
         let open = bare == "localhost" && self.open_loopbacks().next().is_some();
-        if bare.is_empty() || (LOCAL_NAMES.iter().any(|suffix| local(suffix)) && !open) {
+        // `127.0.0.1..` is no address to the URL standard, and no name to DNS; what a proxy makes of it is
+        // anyone's guess.
+        let hollow = bare.split('.').any(str::is_empty);
+        if hollow || (LOCAL_NAMES.iter().any(|suffix| local(suffix)) && !open) {
             return Err(GuardError::Name(name.to_owned()));
         }
         Ok(())
@@ -160,8 +163,8 @@ impl Guard {
 }
 
 /// A name with the root's dot is the same name.
-fn without_dots(name: &str) -> &str {
-    name.trim_end_matches('.')
+fn without_root(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 /// `::ffff:10.0.0.0/104` opens what it means: addresses are judged in their IPv4 form.

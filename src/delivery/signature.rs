@@ -76,4 +76,31 @@ mod tests {
         }
         assert!(signatures[2].starts_with("v1,"));
     }
+
+    /// Another implementation reads our keys and believes our signatures.
+    #[test]
+    fn openssl_verifies_what_we_sign() {
+        use std::process::Command;
+        if !Command::new("openssl").arg("version").output().is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: `openssl` does not run here");
+            return;
+        }
+        let key = SigningKey::generate().expect("random");
+        let (pem, id) = (key.to_pem(), key.id().to_owned());
+        let value = sign(&SigningKeys::new(vec![key]).expect("one key"), None, "1-2", "3", b"body");
+        let signature = STANDARD.decode(value.strip_prefix("v1a,").expect("v1a")).expect("base64");
+        let folder = std::env::temp_dir().join(format!("orderly-openssl-{}-{id}", std::process::id()));
+        std::fs::create_dir(&folder).expect("a folder");
+        let verify = |content: &[u8]| {
+            for (file, bytes) in [("key", pem.as_bytes()), ("content", content), ("signature", &signature)] {
+                std::fs::write(folder.join(file), bytes).expect("it is written");
+            }
+            let arguments = "pkeyutl -verify -rawin -inkey key -in content -sigfile signature";
+            let output = Command::new("openssl").args(arguments.split(' ')).current_dir(&folder).output();
+            output.expect("it ran before").status.success()
+        };
+        let verdicts = (verify(b"1-2.3.body"), verify(b"1-2.3.Body"));
+        let _ = std::fs::remove_dir_all(&folder);
+        assert_eq!(verdicts, (true, false));
+    }
 }

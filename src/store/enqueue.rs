@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -88,6 +89,7 @@ pub struct Enqueuer {
 
 struct Writer {
     store: Store,
+    accepted: AtomicU64,
     bell: Bell,
     /// For each destination that somebody locks: the posts that wait for the one task that waits for it.
     waiting: Mutex<HashMap<i64, Vec<Post>>>,
@@ -97,7 +99,7 @@ impl Enqueuer {
     /// Runs until `stop`, and answers what it has by then.
     pub fn start(store: Store, stop: CancellationToken) -> Enqueuer {
         let bell = Bell::start(store.clone(), stop.clone());
-        let writer = Arc::new(Writer { store, bell, waiting: Mutex::default() });
+        let writer = Arc::new(Writer { store, bell, waiting: Mutex::default(), accepted: AtomicU64::new(0) });
         let (posts, incoming) = mpsc::channel(BACKLOG);
         tokio::spawn(write_posts(writer.clone(), incoming, stop));
         Enqueuer { posts, writer }
@@ -149,6 +151,7 @@ impl Enqueuer {
             match verdict {
                 Verdict::Ended(answer) => {
                     if answer.is_ok() {
+                        self.writer.accepted.fetch_add(messages.len() as u64, Ordering::Relaxed);
                         self.writer.bell.ring(columns.destinations);
                     }
                     return answer;
@@ -157,6 +160,11 @@ impl Enqueuer {
                 Verdict::Locked(destination) => wait_for = Some(destination),
             }
         }
+    }
+
+    /// Messages that this process has queued.
+    pub fn accepted(&self) -> u64 {
+        self.writer.accepted.load(Ordering::Relaxed)
     }
 
     /// Wakes who serves these destinations, soon.
@@ -223,6 +231,7 @@ impl Writer {
             }
         }
         if !rung.is_empty() {
+            self.accepted.fetch_add(rung.len() as u64, Ordering::Relaxed);
             self.bell.ring(rung);
         }
         still_locked

@@ -89,22 +89,46 @@ impl Counters {
         }
     }
 
-    /// Names (with a label) and values, for metrics.
-    pub fn list(&self) -> Vec<(&'static str, Option<(&'static str, &'static str)>, u64)> {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    /// For metrics.
+    pub fn list(&self) -> Vec<Sample> {
+        let sample = |name, help, label, counter: &AtomicU64| Sample {
+            name,
+            help,
+            label,
+            value: counter.load(Ordering::Relaxed),
+        };
+        const ENDED: (&str, &str) = ("orderly_messages_ended_total", "Messages that ended here");
         let mut all = vec![
-            ("orderly_messages_ended_total", Some(("outcome", "delivered")), get(&self.delivered)),
-            ("orderly_messages_ended_total", Some(("outcome", "exhausted")), get(&self.exhausted)),
-            ("orderly_messages_ended_total", Some(("outcome", "expired")), get(&self.expired)),
-            ("orderly_queues_held_total", None, get(&self.held)),
-            ("orderly_sweep_found_total", None, get(&self.swept)),
-            ("orderly_takeovers_total", None, get(&self.takeovers)),
+            sample(ENDED.0, ENDED.1, Some(("outcome", "delivered")), &self.delivered),
+            sample(ENDED.0, ENDED.1, Some(("outcome", "exhausted")), &self.exhausted),
+            sample(ENDED.0, ENDED.1, Some(("outcome", "expired")), &self.expired),
+            sample("orderly_holds_total", "Times a queue was held for a person to decide", None, &self.held),
+            sample("orderly_sweep_found_total", "Queues with messages that no bell had told of", None, &self.swept),
+            sample(
+                "orderly_takeovers_total",
+                "Destinations taken over from workers that were gone",
+                None,
+                &self.takeovers,
+            ),
         ];
         for (kind, counter) in KINDS.iter().zip(&self.failures) {
-            all.push(("orderly_tries_failed_total", Some(("error", kind.as_str())), get(counter)));
+            all.push(sample(
+                "orderly_tries_failed_total",
+                "Tries that failed",
+                Some(("error", kind.as_str())),
+                counter,
+            ));
         }
         all
     }
+}
+
+/// One number to show.
+pub struct Sample {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub label: Option<(&'static str, &'static str)>,
+    pub value: u64,
 }
 
 impl std::fmt::Display for Summary {

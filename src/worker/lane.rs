@@ -425,7 +425,21 @@ impl Lane {
             return Ok(Asked::Yield);
         }
         loop {
-            let answer = self.context.session.execute_request(request, in_flight).await?;
+            let session = &self.context.session;
+            let answer = match session.execute_request(request, in_flight).await {
+                Ok(answer) => answer,
+                Err(error) if session.is_closed() => return Err(error.into()),
+                // It must not stop the queue; its asker hears that it was not done.
+                Err(error) => {
+                    tracing::error!(
+                        destination.id = self.destination.0,
+                        kind,
+                        error = crate::store::chain(&error),
+                        "a request could not be carried out"
+                    );
+                    return Ok(Asked::Done);
+                }
+            };
             let status = answer.as_ref().and_then(|answer| answer.get("status")).and_then(serde_json::Value::as_str);
             if status != Some("more") {
                 return Ok(Asked::Done);

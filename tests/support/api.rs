@@ -8,7 +8,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-use super::{Process, TestDatabase};
+use super::{PATIENCE, Process, TestDatabase};
 
 /// A client of one API.
 #[derive(Clone)]
@@ -101,7 +101,8 @@ impl Api {
         for (name, value) in &self.headers {
             request.headers_mut().insert(name, value.clone());
         }
-        let response = self.client.request(request).await.expect("the API answers");
+        let answered = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
+        let response = answered.expect("an answer in time").expect("the API answers");
         let (head, body) = response.into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes();
         Reply { status: head.status, headers: head.headers, body }

@@ -35,6 +35,8 @@ pub struct Received {
     pub arrived_at: Instant,
     /// When it was answered, or given up on by the sender.
     pub ended_at: Option<Instant>,
+    /// What it was answered with; None while it is not, and when the sender gave up.
+    pub status: Option<u16>,
     /// Requests in flight on this path when it arrived, itself included: 1 as long as G3 holds.
     pub overlap: usize,
     /// How many came to this path so far, itself included.
@@ -57,7 +59,14 @@ type Program = Box<dyn Fn(&Received) -> Answer + Send + Sync>;
 struct Shared {
     program: Mutex<Program>,
     received: watch::Sender<Vec<Received>>,
-    in_flight: Mutex<HashMap<String, usize>>,
+    paths: Mutex<HashMap<String, Path>>,
+}
+
+/// Requests on one path.
+#[derive(Default, Clone, Copy)]
+struct Path {
+    in_flight: usize,
+    so_far: usize,
 }
 
 impl Answer {
@@ -124,7 +133,7 @@ impl Receiver {
         let shared = Arc::new(Shared {
             program: Mutex::new(Box::new(program)),
             received: watch::Sender::new(Vec::new()),
-            in_flight: Mutex::default(),
+            paths: Mutex::default(),
         });
         let ended = CancellationToken::new();
         tokio::spawn(accept(listener, shared.clone(), ended.clone()));
@@ -185,8 +194,15 @@ impl Receiver {
         for pair in received.windows(2) {
             assert!(pair[0].sequence() <= pair[1].sequence(), "out of order: {:#?}", brief(&received));
         }
+        let mut delivered = 0;
         for one in &received {
             assert_eq!(one.overlap, 1, "two at a time: {:#?}", brief(&received));
+            // A success the sender never heard of comes again, with the same one before it.
+            let before = if one.sequence() == delivered { one.number("orderly-previous-sequence") } else { delivered };
+            assert_eq!(one.number("orderly-previous-sequence"), before, "a hole: {:#?}", brief(&received));
+            if one.status.is_some_and(|status| (200..300).contains(&status)) {
+                delivered = one.sequence();
+            }
         }
     }
 }
@@ -225,27 +241,32 @@ struct InFlight {
     shared: Arc<Shared>,
     path: String,
     index: Option<usize>,
+    status: Option<u16>,
 }
 
 impl InFlight {
-    fn begin(shared: Arc<Shared>, path: &str) -> (InFlight, usize) {
-        let overlap = {
-            let mut in_flight = shared.in_flight.lock().unwrap();
-            let number = in_flight.entry(path.to_owned()).or_default();
-            *number += 1;
-            *number
+    fn begin(shared: Arc<Shared>, path: &str) -> (InFlight, Path) {
+        let now = {
+            let mut paths = shared.paths.lock().unwrap();
+            let counts = paths.entry(path.to_owned()).or_default();
+            counts.in_flight += 1;
+            counts.so_far += 1;
+            *counts
         };
-        (InFlight { shared, path: path.to_owned(), index: None }, overlap)
+        (InFlight { shared, path: path.to_owned(), index: None, status: None }, now)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(number) = self.shared.in_flight.lock().unwrap().get_mut(&self.path) {
-            *number -= 1;
+        if let Some(counts) = self.shared.paths.lock().unwrap().get_mut(&self.path) {
+            counts.in_flight -= 1;
         }
         if let Some(index) = self.index {
-            self.shared.received.send_modify(|received| received[index].ended_at = Some(Instant::now()));
+            self.shared.received.send_modify(|received| {
+                received[index].ended_at = Some(Instant::now());
+                received[index].status = self.status;
+            });
         }
     }
 }
@@ -254,15 +275,22 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let arrived_at = Instant::now();
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let (mut in_flight, overlap) = InFlight::begin(shared.clone(), &path);
+    let (mut in_flight, counts) = InFlight::begin(shared.clone(), &path);
     let Ok(body) = body.collect().await else {
         return Ok(Response::new(Full::default()));
     };
     let body = body.to_bytes();
-    let mut received =
-        Received { path: path.clone(), headers: head.headers, body, arrived_at, ended_at: None, overlap, count: 0 };
+    let received = Received {
+        path,
+        headers: head.headers,
+        body,
+        arrived_at,
+        ended_at: None,
+        status: None,
+        overlap: counts.in_flight,
+        count: counts.so_far,
+    };
     shared.received.send_modify(|all| {
-        received.count = 1 + all.iter().filter(|one| one.path == path).count();
         in_flight.index = Some(all.len());
         all.push(received.clone());
     });
@@ -271,6 +299,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         std::future::pending::<()>().await;
     }
     tokio::time::sleep(answer.delay).await;
+    in_flight.status = Some(answer.status);
     let mut response = Response::builder().status(answer.status);
     for (name, value) in &answer.headers {
         response = response.header(*name, value);

@@ -12,6 +12,7 @@ use poem_openapi::registry::{MetaOAuthFlow, MetaOAuthFlows, MetaOAuthScope, Meta
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, OAuthScopes};
 
 use super::{AuthError, Principal, Scope, Verifier};
+use crate::api::limits::RateLimits;
 
 const BEARER: &str = "Bearer";
 const OAUTH2: &str = "OAuth2";
@@ -130,7 +131,11 @@ impl<'a> ApiExtractor<'a> for Caller {
         _body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        Ok(Caller::identify(request).await?)
+        let caller = Caller::identify(request).await?;
+        if let (Some(tenant), Some(limits)) = (&caller.0.tenant, request.data::<RateLimits>()) {
+            limits.check_tenant(tenant)?;
+        }
+        Ok(caller)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One task fetches; callers read the last good set and never wait for it, save when a token names a key
 //! that set lacks. That is how rotation is noticed at once. Strangers can make up key names, so it leads to
-//! at most one fetch in [`MIN_GAP`]. The task, not the caller, fetches: a client that hangs up in the middle
+//! at most one fetch in [`Pace::min_gap`]. The task, not the caller, fetches: a client that hangs up in the middle
 //! would otherwise cancel the one fetch that others wait for.
 
 use std::sync::Arc;

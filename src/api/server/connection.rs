@@ -56,7 +56,8 @@ impl<E: Endpoint> Site<E> {
         let mut http1 = http1::Builder::new();
         // The pulse sees to the time that a head takes.
         http1.timer(TokioTimer::new()).header_read_timeout(None);
-        http1.max_header_size(limits.max_header_bytes as usize).pipeline_flush(true);
+        // No pipeline_flush: hyper 1.12 then keeps the 400 or 431 to a head it cannot read to itself.
+        http1.max_header_size(limits.max_header_bytes as usize);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())

@@ -350,15 +350,66 @@ async fn a_gate_is_asked_after_the_connection_stands() {
 }
 
 #[tokio::test]
-async fn a_certificate_nobody_vouches_for_is_refused() {
-    // A plain server first: what answers is not TLS at all.
+async fn a_certificate_counts_only_from_somebody_trusted_and_for_that_name() {
+    // What answers is not TLS at all.
+    let receiver = Receiver::start("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let url = receiver.url().replace("http:", "https:");
+    assert!(!deliver_to(&client(), &url, SHORT).await.delivered());
+
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let key = made.signing_key.serialize_der().try_into().expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key))
+        .expect("a certificate with its key");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("https://{}/?secret", listener.local_addr().expect("bound"));
+    let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust us hangs up.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         }
     });
-    let outcome = deliver_to(&client(), &url, LONG).await;
-    assert_eq!(kind(&outcome), Some(FailureKind::Tls), "{:?}", outcome.result);
+    let loopback = Guard::new(vec!["127.0.0.0/8".parse().expect("a network")], Vec::new(), true);
+    let trusting = DeliveryClient::new(ClientSettings {
+        guard: loopback.clone(),
+        keys: SigningKeys::default(),
+        egress_proxy: None,
+        extra_roots: vec![made.cert.der().clone()],
+    })
+    .expect("a client");
+    for (client, host, expected) in [
+        (&trusting, "localhost", None),
+        (&trusting, "127.0.0.1", Some("not valid for name")),
+        (&client_with(loopback), "localhost", Some("UnknownIssuer")),
+    ] {
+        let outcome = deliver_to(client, &format!("https://{host}:{port}/?secret"), LONG).await;
+        assert_eq!(kind(&outcome), expected.map(|_| FailureKind::Tls), "{host}: {:?}", outcome.result);
+        let detail = outcome.result.err().map(|failure| failure.detail).unwrap_or_default();
+        assert!(detail.contains(expected.unwrap_or_default()), "{host}: {detail}");
+    }
+}
+
+#[tokio::test]
+async fn with_an_egress_proxy_names_are_the_proxys_business_and_literals_are_not() {
+    let mut proxy = Receiver::start("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    // It asks nobody: the list of answers is empty.
+    let guard = Guard::new(Vec::new(), Vec::new(), false).with_lookup(Arc::new(Rebinding(Mutex::default())));
+    let client = DeliveryClient::new(ClientSettings {
+        guard,
+        keys: SigningKeys::default(),
+        egress_proxy: Some(format!("http://127.0.0.1:{}", proxy.port).parse().expect("a URL")),
+        extra_roots: Vec::new(),
+    })
+    .expect("a client");
+    assert!(deliver_to(&client, "http://some.example/hook", LONG).await.delivered());
+    let request = String::from_utf8(proxy.requests.recv().await.expect("a request")).expect("text");
+    assert!(request.starts_with("POST http://some.example/hook HTTP/1.1\r\n"), "{request}");
+    for url in ["http://10.0.0.1/", "http://localhost/", "http://169.254.169.254/"] {
+        assert_eq!(kind(&deliver_to(&client, url, LONG).await), Some(FailureKind::ForbiddenAddress), "{url}");
+    }
 }

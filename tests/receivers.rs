@@ -24,7 +24,7 @@ use orderly::delivery::{ClientSettings, DeliveryClient, Guard, Meta, SigningKey,
 use orderly::domain::{DestinationId, Headers, Message, MessageId, OnExhausted, Policy, Sequence};
 use serde_json::{Value, json};
 
-const PAGE: &str = include_str!("../../docs/RECEIVERS.md");
+const PAGE: &str = include_str!("../docs/RECEIVERS.md");
 
 /// One request and what a receiver should make of it.
 #[derive(Clone)]

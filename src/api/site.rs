@@ -1,0 +1,70 @@
+//! How does a process serve the API?
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::auth::{SetupError, Verifier};
+use super::limits::RateLimits;
+use super::routes::{AppState, UrlCheck, app};
+use super::server::{self, ServeError, ServerLimits, ServerOptions, TlsFiles};
+use crate::config::{CommonSettings, Environment, ServeSettings, SettingsError};
+use crate::delivery::Guard;
+use crate::store::Store;
+use crate::store::enqueue::Enqueuer;
+use crate::worker::Counters;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Authentication(#[from] SetupError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Serves until `stop`. `jwks`: the public keys of deliveries; `counters`: of a worker in this process.
+pub async fn serve(
+    store: Store,
+    guard: Guard,
+    jwks: serde_json::Value,
+    counters: Option<Arc<Counters>>,
+    (settings, common): (&ServeSettings, &CommonSettings),
+    stop: CancellationToken,
+    on_listening: impl FnOnce(SocketAddr),
+) -> Result<(), SiteError> {
+    settings.validate(common)?;
+    let verifier = Verifier::from_settings(settings, stop.clone()).await?;
+    if !verifier.is_enabled() {
+        tracing::info!("authentication is off: whoever reaches the API may do everything");
+    }
+    let check_url: UrlCheck = Arc::new(move |url| {
+        let guard = guard.clone();
+        Box::pin(async move { guard.check_registration(&url).await.map_err(|error| error.to_string()) })
+    });
+    // What was accepted in the last instant is still written and rung for.
+    let writing = CancellationToken::new();
+    let enqueuer = Enqueuer::start(store.clone(), writing.clone());
+    let production = common.environment == Environment::Production;
+    let state = AppState {
+        verifier,
+        check_url,
+        jwks: Arc::new(jwks),
+        limits: RateLimits::new(settings.rate_limit, settings.tenant_rate_limit),
+        cors_origins: settings.cors_origins.clone(),
+        counters,
+        refuses_secrets: production && common.secrets_keys.is_empty(),
+        ..AppState::new(store, enqueuer)
+    };
+    let tls = settings.tls_cert.clone().zip(settings.tls_key.clone());
+    let options = ServerOptions {
+        listen: settings.listen,
+        tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
+        limits: ServerLimits { max_connections: settings.max_connections as usize, ..ServerLimits::default() },
+    };
+    server::serve(app(state), options, stop, on_listening).await?;
+    writing.cancel();
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! How do tests of the engine fill queues and look into them, past the API?
+
+use serde_json::Value;
+use tokio_postgres::types::ToSql;
+
+use super::{PATIENCE, Process, Receiver, TestDatabase};
+use orderly::store::connect::Dedicated;
+
+/// A connection of the test's own.
+pub struct Queue {
+    pub connection: Dedicated,
+}
+
+impl Queue {
+    pub async fn on(database: &TestDatabase) -> Queue {
+        Queue { connection: database.connect().await }
+    }
+
+    /// A destination as the API makes it.
+    pub async fn destination(&self, url: &str) -> i64 {
+        self.number(
+            "with made as (insert into orderly.destinations (url, headers) values ($1, '\\x007b7d') returning id),
+                  queue as (insert into orderly.queues (destination_id) select id from made),
+                  claim as (insert into orderly.claims (destination_id) select id from made)
+             select id from made",
+            &[&url],
+        )
+        .await
+    }
+
+    /// Its sequence.
+    pub async fn enqueue(&self, destination: i64, payload: Value) -> i64 {
+        let row = self
+            .connection
+            .client
+            .query_one("select orderly.enqueue($1, $2)", &[&destination, &payload])
+            .await
+            .expect("it is queued");
+        row.get::<_, String>(0).split_once('-').expect("an id").1.parse().expect("a sequence")
+    }
+
+    pub async fn number(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> i64 {
+        self.connection
+            .client
+            .query_one(sql, parameters)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+            .get(0)
+    }
+
+    pub async fn queued(&self) -> i64 {
+        self.number("select count(*) from orderly.messages", &[]).await
+    }
+
+    /// Asks until the answer is this one: the database has no event for what a test waits for here.
+    pub async fn until(&self, sql: &str, wanted: i64) {
+        let begun = std::time::Instant::now();
+        loop {
+            let found = self.number(sql, &[]).await;
+            if found == wanted {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{sql}: {found}, not {wanted}");
+        }
+    }
+
+    /// Until all that was queued has ended.
+    pub async fn until_empty(&self) {
+        self.until("select count(*) from orderly.messages", 0).await;
+    }
+
+    pub async fn sql(&self, sql: &str) {
+        self.connection.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+}
+
+/// `orderly worker` with what every test needs, and its own arguments; ready when this returns.
+pub async fn worker(database: &TestDatabase, arguments: &[&str]) -> Process {
+    let mut worker = start_worker(database, arguments);
+    worker.stderr_line("worker ready").await;
+    worker
+}
+
+pub fn start_worker(database: &TestDatabase, arguments: &[&str]) -> Process {
+    let mut all = vec!["worker", "--allow-network", "127.0.0.0/8"];
+    all.extend(arguments);
+    Process::start(&all, &[database.env(), ("ORDERLY_LOG", "info,orderly=debug")])
+}
+
+/// Destinations on paths of their own of a receiver: `/0`, `/1`, …
+pub async fn destinations(queue: &Queue, receiver: &Receiver, count: usize) -> Vec<i64> {
+    let mut ids = Vec::new();
+    for n in 0..count {
+        ids.push(queue.destination(&receiver.url(&format!("/{n}"))).await);
+    }
+    ids
+}
