@@ -118,8 +118,10 @@ impl Faults {
                 let fault = self.begin(planned, &node.name, Vec::new());
                 let ports = ports(node);
                 let connection = self.cluster.connect().await?;
-                let sql = format!("select pid from pg_stat_activity
-                           where client_port = any ('{{{ports}}}') and application_name = 'orderly' limit 1");
+                let sql = format!(
+                    "select pid from pg_stat_activity
+                           where client_port = any ('{{{ports}}}') and application_name = 'orderly' limit 1"
+                );
                 let row = connection.client.query_opt(&sql, &[]).await?;
                 if let Some(pid) = row.and_then(|row| Pid::from_raw(row.get(0))) {
                     kill_process(pid, Signal::KILL)?;

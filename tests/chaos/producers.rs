@@ -85,6 +85,7 @@ pub struct Producers {
 pub struct Targets {
     pub all: Vec<i64>,
     pub pressed: Vec<i64>,
+    pub slowest: Vec<i64>,
     pub teased: Vec<i64>,
 }
 
@@ -111,9 +112,10 @@ impl Producers {
             let n = next();
             tasks.spawn_local(self.clone().wander(n, targets.all.clone(), dice(n.into()), pace));
         }
-        for destination in &targets.pressed {
+        let pressed = targets.pressed.iter().map(|destination| (*destination, 5));
+        for (destination, depth) in pressed.chain(targets.slowest.iter().map(|destination| (*destination, 2))) {
             let n = next();
-            tasks.spawn_local(self.clone().press(n, *destination, dice(n.into())));
+            tasks.spawn_local(self.clone().press(n, destination, depth, dice(n.into())));
         }
         for destination in &targets.teased {
             let n = next();
@@ -153,7 +155,7 @@ impl Producers {
         }
     }
 
-    async fn press(self, producer: u32, destination: i64, mut dice: Dice) {
+    async fn press(self, producer: u32, destination: i64, depth: usize, mut dice: Dice) {
         while self.rest(dice.millis(20, 60)).await {
             let queued = {
                 let record = self.recorder.lock();
@@ -162,7 +164,7 @@ impl Producers {
                 let above = newest.map_or(0, |request| request.sequence);
                 posted.filter(|post| matches!(post.answer, Answer::Accepted { sequence } if sequence > above)).count()
             };
-            if queued < 5 && !self.post_one(producer, destination, &mut dice).await {
+            if queued < depth && !self.post_one(producer, destination, &mut dice).await {
                 self.rest(Duration::from_millis(100)).await;
             }
         }
@@ -272,7 +274,8 @@ impl Producers {
         to.sort_unstable();
         let sent_at = self.recorder.now();
         let messages: Vec<(u64, i64)> = to.into_iter().map(|destination| (self.token(), destination)).collect();
-        let (commits, wait) = (dice.percent(80), if dice.percent(20) { dice.millis(50, 1_000) } else { Duration::ZERO });
+        let (commits, wait) =
+            (dice.percent(80), if dice.percent(20) { dice.millis(50, 1_000) } else { Duration::ZERO });
         let filled = fill(client, &messages).await;
         tokio::time::sleep(wait).await;
         let (sequences, ended) = match filled {

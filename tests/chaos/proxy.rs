@@ -38,8 +38,7 @@ impl Proxy {
     pub async fn start(upstream: u16) -> io::Result<Proxy> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
-        let shared =
-            Arc::new(Shared { upstream, mode: watch::Sender::new(Mode::Pass), connections: Mutex::default() });
+        let shared = Arc::new(Shared { upstream, mode: watch::Sender::new(Mode::Pass), connections: Mutex::default() });
         let end = CancellationToken::new();
         let (accepting, ending) = (shared.clone(), end.clone());
         tokio::spawn(async move {

@@ -35,6 +35,8 @@ pub struct Receiver {
 struct Shared {
     recorder: Arc<Recorder>,
     tempers: Vec<Temper>,
+    /// The longest answer of the slowest, in milliseconds.
+    slowest: u64,
     dice: Dice,
     /// By path: what is in flight, with its socket.
     in_flight: Mutex<HashMap<u32, Vec<(usize, Arc<OwnedFd>)>>>,
@@ -42,10 +44,15 @@ struct Shared {
 
 impl Receiver {
     /// `tempers` by path: `/d/<index>`.
-    pub async fn start(recorder: Arc<Recorder>, tempers: Vec<Temper>, dice: Dice) -> io::Result<Receiver> {
+    pub async fn start(
+        recorder: Arc<Recorder>,
+        tempers: Vec<Temper>,
+        slowest: u64,
+        dice: Dice,
+    ) -> io::Result<Receiver> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { recorder, tempers, dice, in_flight: Mutex::default() });
+        let shared = Arc::new(Shared { recorder, tempers, slowest, dice, in_flight: Mutex::default() });
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
@@ -96,7 +103,9 @@ impl Shared {
         let (failing, delay) = match temper {
             Temper::Quick => (2, dice.millis(0, 3)),
             Temper::Slow => (3, dice.millis(20, 300)),
-            Temper::Tortoise => (2, if dice.percent(25) { dice.millis(4_000, 16_000) } else { dice.millis(50, 500) }),
+            Temper::Tortoise => {
+                (2, if dice.percent(25) { dice.millis(self.slowest / 4, self.slowest) } else { dice.millis(50, 500) })
+            }
             Temper::Flaky => (40, dice.millis(0, 10)),
         };
         (if dice.percent(failing) { 500 } else { 200 }, delay)

@@ -38,7 +38,9 @@ pub enum Way {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Answer {
-    Accepted { sequence: i64 },
+    Accepted {
+        sequence: i64,
+    },
     /// Surely not queued: a 4xx, a rollback, a connection that never was.
     Refused,
     /// No answer, or one that does not tell.

@@ -140,7 +140,11 @@ pub fn table(summary: &Summary) -> String {
     line("given up on", summary.ended_otherwise.to_string());
     line("found by the sweep", summary.swept.to_string());
     line("faults", summary.faults.values().sum::<usize>().to_string());
-    let _ = writeln!(text, "\n  {:<20} {:>6} {:>9} {:>10} {:>10} {:>10}", "fault", "times", "takeovers", "median ms", "p99 ms", "worst ms");
+    let _ = writeln!(
+        text,
+        "\n  {:<20} {:>6} {:>9} {:>10} {:>10} {:>10}",
+        "fault", "times", "takeovers", "median ms", "p99 ms", "worst ms"
+    );
     for (kind, times) in &summary.faults {
         let name = format!("{kind:?}");
         match summary.takeovers.get(kind) {

@@ -47,12 +47,8 @@ pub enum Verdict {
 
 pub async fn run(settings: Settings) -> Result<Verdict, Failure> {
     let dice = Dice::new(settings.seed);
-    let size = Size {
-        workers: settings.workers,
-        apis: settings.apis,
-        length: settings.length,
-        only: settings.only.clone(),
-    };
+    let size =
+        Size { workers: settings.workers, apis: settings.apis, length: settings.length, only: settings.only.clone() };
     let plan = plan::draw(settings.seed, &size);
     println!("seed {}: {} faults in {:.0} s", settings.seed, plan.len(), settings.length.as_secs_f64());
 
@@ -66,7 +62,9 @@ pub async fn run(settings: Settings) -> Result<Verdict, Failure> {
     let cluster = Arc::new(Cluster::start(&settings.out, &shape).await?);
     let recorder = Arc::new(Recorder::start());
     let tempers = tempers(settings.destinations);
-    let receiver = Receiver::start(recorder.clone(), tempers.clone(), dice.for_purpose(2)).await?;
+    // Beyond what a worker may do without its database, where there is time for it.
+    let slowest = if settings.length > Duration::from_secs(60) { 16_000 } else { 4_000 };
+    let receiver = Receiver::start(recorder.clone(), tempers.clone(), slowest, dice.for_purpose(2)).await?;
     let api = Api::new(&cluster);
     let targets = make_destinations(&api, &receiver, &recorder, &tempers).await?;
     if let Some(broken) = &settings.broken {
@@ -80,12 +78,8 @@ pub async fn run(settings: Settings) -> Result<Verdict, Failure> {
     let stop_faults = CancellationToken::new();
     let breaking = tokio::task::spawn_local(faults.run(plan, stop_faults.clone()));
 
-    let limits = |now: Micros| Limits {
-        slack: micros(settings.slack),
-        retry_delay: micros(RETRY_DELAY),
-        retries: RETRIES,
-        now,
-    };
+    let limits =
+        |now: Micros| Limits { slack: micros(settings.slack), retry_delay: micros(RETRY_DELAY), retries: RETRIES, now };
     let end = Instant::now() + settings.length;
     let mut early: Vec<Violation> = Vec::new();
     while Instant::now() < end && early.is_empty() {
@@ -151,7 +145,7 @@ async fn make_destinations(
     recorder: &Recorder,
     tempers: &[Temper],
 ) -> Result<Targets, Failure> {
-    let mut targets = Targets { all: Vec::new(), pressed: Vec::new(), teased: Vec::new() };
+    let mut targets = Targets { all: Vec::new(), pressed: Vec::new(), slowest: Vec::new(), teased: Vec::new() };
     for (path, temper) in (0_u32..).zip(tempers) {
         let url = format!("http://{}/d/{path}", receiver.address);
         let body = json!({ "url": url, "timeout_seconds": TIMEOUT.as_secs() });
@@ -168,7 +162,8 @@ async fn make_destinations(
         match temper {
             Temper::Slow => targets.pressed.push(id),
             Temper::Quick if path % 4 == 2 => targets.teased.push(id),
-            Temper::Quick | Temper::Tortoise | Temper::Flaky => targets.all.push(id),
+            Temper::Tortoise => targets.slowest.push(id),
+            Temper::Quick | Temper::Flaky => targets.all.push(id),
         }
     }
     Ok(targets)
