@@ -1,13 +1,26 @@
-//! Which engines are broken on purpose, to show that the checker sees it?
+//! Which engines are broken on purpose, to show that the checker sees it, and what brings it out?
 //!
-//! Most are switches in the engine that exist only with the feature `broken` (see `src/broken.rs`); this one
-//! replaces a function in the test's database.
+//! All but one are switches in the engine that exist only with the feature `broken` (see `src/broken.rs`);
+//! that one replaces a function in the run's own database.
 
 use super::cluster::{Cluster, Failure};
+use super::record::FaultKind;
+
+/// Name, and the faults among which it shows.
+pub const ALL: [(&str, &[FaultKind]); 7] = [
+    ("pool-acknowledges", &[FaultKind::Zombie, FaultKind::SessionEnd]),
+    ("skip-locked-messages", &[FaultKind::RowLock]),
+    (NUMBER_BEFORE_LOCK, &[FaultKind::RowLock]),
+    ("bell-before-commit", &[FaultKind::RowLock]),
+    ("quiet-after-look", &[FaultKind::RowLock]),
+    ("no-freshness", &[FaultKind::Zombie]),
+    ("no-grace", &[FaultKind::RestartBehind]),
+];
+const NUMBER_BEFORE_LOCK: &str = "number-before-lock";
 
 /// The number is drawn before the queue's lock is had: numbers no longer rise in commit order.
 pub async fn break_database(cluster: &Cluster, broken: &str) -> Result<(), Failure> {
-    if broken != "number-before-lock" {
+    if broken != NUMBER_BEFORE_LOCK {
         return Ok(());
     }
     let client = cluster.connect().await?.client;

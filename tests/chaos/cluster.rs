@@ -27,6 +27,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub workers: usize,
     logs: PathBuf,
+    orderly: PathBuf,
 }
 
 /// A process that is started again when it has ended, behind a proxy of its own.
@@ -40,6 +41,7 @@ pub struct Node {
     child: Mutex<Option<Child>>,
     starts: AtomicU32,
     logs: PathBuf,
+    orderly: PathBuf,
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +49,7 @@ pub struct Shape {
     pub workers: usize,
     pub apis: usize,
     pub broken: Option<String>,
+    pub orderly: PathBuf,
     pub retries: u32,
     pub retry_delay: Duration,
 }
@@ -66,7 +69,8 @@ impl Cluster {
         let postgres = EmbeddedPostgres::start(options).await?;
         postgres.create_database(DATABASE).await?;
         let url = postgres.url_for(DATABASE);
-        let status = command(&["migrate"], &[("DATABASE_URL".to_owned(), url.clone())]).status().await?;
+        let status =
+            command(&shape.orderly, &["migrate"], &[("DATABASE_URL".to_owned(), url.clone())]).status().await?;
         if !status.success() {
             return Err("the schema could not be made".into());
         }
@@ -87,11 +91,19 @@ impl Cluster {
             };
             let arguments = [arguments, vec!["--allow-network".to_owned(), "127.0.0.0/8".to_owned()]].concat();
             let (child, starts, logs) = (Mutex::default(), AtomicU32::new(0), logs.clone());
-            let node = Node { name, proxy, base, arguments, environment, child, starts, logs };
+            let node =
+                Node { name, proxy, base, arguments, environment, child, starts, logs, orderly: shape.orderly.clone() };
             node.start().await?;
             nodes.push(node);
         }
-        Ok(Cluster { postgres: Mutex::new(postgres), url, nodes, workers: shape.workers, logs })
+        Ok(Cluster {
+            postgres: Mutex::new(postgres),
+            url,
+            nodes,
+            workers: shape.workers,
+            logs,
+            orderly: shape.orderly.clone(),
+        })
     }
 
     pub fn apis(&self) -> &[Node] {
@@ -106,7 +118,7 @@ impl Cluster {
     /// Runs what is no server to its end, straight on the database.
     pub async fn run(&self, arguments: &[&str], limit: Duration) -> Result<ExitStatus, Failure> {
         let log = File::create(self.logs.join(format!("{}-last.log", arguments.first().unwrap_or(&"run"))))?;
-        let mut command = command(arguments, &[("DATABASE_URL".to_owned(), self.url.clone())]);
+        let mut command = command(&self.orderly, arguments, &[("DATABASE_URL".to_owned(), self.url.clone())]);
         let mut child = command.stdout(log.try_clone()?).stderr(log).spawn()?;
         Ok(tokio::time::timeout(limit, child.wait()).await.map_err(|_| "it did not end in time")??)
     }
@@ -124,7 +136,7 @@ impl Node {
         let number = self.starts.fetch_add(1, Ordering::Relaxed);
         let log = File::create(self.logs.join(format!("{}.{number}.log", self.name)))?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        let mut command = command(&arguments, &self.environment);
+        let mut command = command(&self.orderly, &arguments, &self.environment);
         *child = Some(command.stdout(log.try_clone()?).stderr(log).kill_on_drop(true).spawn()?);
         Ok(())
     }
@@ -153,8 +165,8 @@ impl Node {
     }
 }
 
-fn command(arguments: &[&str], environment: &[(String, String)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orderly"));
+fn command(orderly: &Path, arguments: &[&str], environment: &[(String, String)]) -> Command {
+    let mut command = Command::new(orderly);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("ORDERLY_") || text == "DATABASE_URL" {

@@ -25,7 +25,14 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use run::{Settings, Verdict};
+use run::Settings;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// No violation; or, of broken engines, one of each.
+    Kept,
+    Broken,
+}
 
 /// Kills, stops, cuts off and restarts parts of Orderly, and checks what the receivers got
 #[derive(Debug, Parser)]
@@ -55,9 +62,13 @@ struct Arguments {
     /// Where the JSON, the timeline and the logs go
     #[arg(long, default_value = "target/chaos")]
     out: PathBuf,
-    /// A deliberately broken engine (needs the feature `broken`): ends at the first violation
+    /// A deliberately broken engine, or `all` of them (needs the feature `broken`): ends at the first
+    /// violation, and succeeds when there is one
     #[arg(long)]
     broken: Option<String>,
+    /// The executable to check, when not the one built with this
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_orderly"), hide_default_value = true)]
+    orderly: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +90,33 @@ fn main() -> ExitCode {
 }
 
 fn go(arguments: Arguments) -> Result<Verdict, cluster::Failure> {
+    let Some(broken) = arguments.broken.clone() else {
+        return Ok(if check(&arguments, None)?.is_none() { Verdict::Kept } else { Verdict::Broken });
+    };
+    let chosen: Vec<_> = brokens::ALL.iter().filter(|(name, _)| broken == "all" || broken == *name).collect();
+    if chosen.is_empty() || cfg!(not(feature = "broken")) {
+        return Err("such a broken engine is not built in".into());
+    }
+    let mut caught = Vec::new();
+    for (name, faults) in &chosen {
+        println!("\n== {name}");
+        caught.push((name, check(&arguments, Some((name, faults)))?));
+    }
+    println!("\n  {:<24} {:>10}  seen as", "broken engine", "seconds");
+    for (name, first) in &caught {
+        match first {
+            Some(first) => println!("  {name:<24} {:>10.1}  {:?}", judge::seconds(first.at), first.rule),
+            None => println!("  {name:<24} {:>10}", "not seen"),
+        }
+    }
+    Ok(if caught.iter().all(|(_, first)| first.is_some()) { Verdict::Kept } else { Verdict::Broken })
+}
+
+/// One run; its first violation.
+fn check(
+    arguments: &Arguments,
+    broken: Option<(&str, &[record::FaultKind])>,
+) -> Result<Option<judge::Violation>, cluster::Failure> {
     let only: Result<Vec<_>, _> = arguments.only.iter().map(|name| plan::kind_named(name).ok_or(name)).collect();
     let settings = Settings {
         length: Duration::from_secs_f64(arguments.minutes * 60.0),
@@ -87,10 +125,17 @@ fn go(arguments: Arguments) -> Result<Verdict, cluster::Failure> {
         apis: arguments.apis,
         destinations: arguments.destinations,
         pace: Duration::from_millis(arguments.pace),
-        only: only.map_err(|name| format!("there is no fault {name}"))?,
+        only: match broken {
+            Some((_, faults)) => faults.to_vec(),
+            None => only.map_err(|name| format!("there is no fault {name}"))?,
+        },
         slack: Duration::from_secs_f64(arguments.slack),
-        out: std::path::absolute(&arguments.out)?,
-        broken: arguments.broken,
+        out: std::path::absolute(match broken {
+            Some((name, _)) => arguments.out.join(name),
+            None => arguments.out.clone(),
+        })?,
+        broken: broken.map(|(name, _)| name.to_owned()),
+        orderly: arguments.orderly.clone(),
     };
     // Producers and faults share this thread; the receiver and the proxies have the others, so that an
     // instant is read when it is.

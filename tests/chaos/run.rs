@@ -36,16 +36,13 @@ pub struct Settings {
     pub only: Vec<FaultKind>,
     pub slack: Duration,
     pub out: PathBuf,
+    /// Ends at the first violation.
     pub broken: Option<String>,
+    pub orderly: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    Kept,
-    Broken,
-}
-
-pub async fn run(settings: Settings) -> Result<Verdict, Failure> {
+/// The first violation.
+pub async fn run(settings: Settings) -> Result<Option<Violation>, Failure> {
     let dice = Dice::new(settings.seed);
     let size =
         Size { workers: settings.workers, apis: settings.apis, length: settings.length, only: settings.only.clone() };
@@ -56,6 +53,7 @@ pub async fn run(settings: Settings) -> Result<Verdict, Failure> {
         workers: settings.workers,
         apis: settings.apis,
         broken: settings.broken.clone(),
+        orderly: settings.orderly.clone(),
         retries: RETRIES,
         retry_delay: RETRY_DELAY,
     };
@@ -122,9 +120,8 @@ pub async fn run(settings: Settings) -> Result<Verdict, Failure> {
     println!("written: {}", settings.out.display());
     if let Some(first) = summary.violations.first() {
         println!("first violation: {:?} after {:.1} s", first.rule, seconds(first.at));
-        return Ok(Verdict::Broken);
     }
-    Ok(Verdict::Kept)
+    Ok(summary.violations.into_iter().next())
 }
 
 /// A quarter each of slow ones whose queues are kept filled, of rarely used ones, and of wild ones.
