@@ -107,7 +107,10 @@ impl<'a> History<'a> {
         match self.outcomes {
             Some(outcomes) => outcomes.ends.contains_key(&(self.destination, sequence)),
             // Not known yet: out of tries, it would have.
-            None => self.requests.iter().any(|r| r.sequence == sequence && r.attempt > self.limits.retries),
+            None => self
+                .requests
+                .iter()
+                .any(|r| r.sequence == sequence && r.attempt > self.limits.retries && !r.succeeded()),
         }
     }
 
