@@ -75,7 +75,7 @@ pub fn draw(seed: u64, size: &Size) -> Vec<Planned> {
         }
         let isolated = turn % 2 == 0 && !short || short && turn % 3 == 0;
         let mut end = at;
-        let count = if isolated { 1 } else { 4 + dice.below(6) };
+        let count = if isolated { 1 } else { 6 + dice.below(8) };
         let mut start = at;
         for _ in 0..count {
             let mut fault = draw_one(&mut dice, size, start, isolated, short);
