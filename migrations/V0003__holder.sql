@@ -42,7 +42,7 @@ begin
                case when c.next_attempt_at > clock_timestamp() + interval '5 s'
                     then (extract(epoch from c.next_attempt_at - clock_timestamp()) * 1000)::bigint end as wait,
                exists (select from orderly.requests r where r.destination_id = w.id and r.state = 'pending'
-                       and r.kind = 'yield' and r.deadline > clock_timestamp()) as wanted
+                       and r.kind in ('yield', 'lend') and r.deadline > clock_timestamp()) as wanted
         from unnest(ids) w (id)
         left join orderly.claims c on c.destination_id = w.id
         left join orderly.destinations d on d.id = w.id

@@ -251,6 +251,9 @@ begin
 end
 $$;
 
+-- It drops tables with its owner's rights.
+revoke all on function orderly.maintain_partitions(integer) from public;
+
 -- A piece of what is past its time; how many rows went.
 create function orderly.prune(attempt_days integer, letter_days integer, payload_hours integer, most integer) returns bigint
     language plpgsql

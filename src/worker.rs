@@ -45,6 +45,10 @@ const GRACE: Duration = Duration::from_secs(15);
 /// How long a lane with nothing to do keeps its destination: its next message needs no claim.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Between two sessions; doubles, unless the last one lasted for some time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const STEADY: Duration = Duration::from_secs(5);
+
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     #[error("there is no destination {0}")]
@@ -96,8 +100,8 @@ impl Worker {
         self.counters.clone()
     }
 
-    /// Until `stop`, or, if not persistent, until nothing is left to do. The first connection must succeed;
-    /// later ones are tried until they do.
+    /// Until `stop`, or, if not persistent, until nothing is left to do. A persistent one connects until it
+    /// succeeds; one that is not fails if it cannot at first.
     pub async fn run(self, stop: CancellationToken) -> Result<Summary, WorkerError> {
         let only = self.settings.destination.map(DestinationId);
         if let Some(id) = only
@@ -106,13 +110,18 @@ impl Worker {
             return Err(WorkerError::UnknownDestination(id.0));
         }
         let mut first = true;
-        let mut pause = Duration::from_millis(50);
+        let mut pause = FIRST_PAUSE;
         while !stop.is_cancelled() {
-            match self.serve(&stop, &mut pause).await {
+            let begun = Instant::now();
+            let served = self.serve(&stop).await;
+            if begun.elapsed() > STEADY {
+                pause = FIRST_PAUSE;
+            }
+            match served {
                 Ok(Finish::Done) => break,
                 Ok(Finish::Lost) => tracing::warn!("the session was lost; connecting anew"),
                 Err(error @ SessionError::Pooler) => return Err(error.into()),
-                Err(error) if first => return Err(error.into()),
+                Err(error) if first && !self.settings.persistent => return Err(error.into()),
                 Err(error) => tracing::warn!(error = crate::store::chain(&error), "no session yet"),
             }
             first = false;
@@ -130,7 +139,7 @@ impl Worker {
     }
 
     /// One session, from its connection to its end.
-    async fn serve(&self, stop: &CancellationToken, pause: &mut Duration) -> Result<Finish, SessionError> {
+    async fn serve(&self, stop: &CancellationToken) -> Result<Finish, SessionError> {
         let (session, notifications) = Session::open(self.store.connector(), self.store.sealer.clone()).await?;
         let session = Arc::new(session);
         let lost = CancellationToken::new();
@@ -185,7 +194,6 @@ impl Worker {
                 members.insert(member.id, Kind::from_name(&member.kind));
             }
         }
-        *pause = Duration::from_millis(50);
         tracing::info!(worker.id = session.me.0, kind = kind.as_str(), "worker ready");
 
         let tasks = [

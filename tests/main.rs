@@ -3,6 +3,7 @@
 
 mod support;
 
+mod api;
 mod auth;
 /// The checker's judge; the rest of it is a program of its own.
 #[allow(dead_code, reason = "the checker takes the rest")]
@@ -19,3 +20,4 @@ mod receiver;
 mod receivers;
 mod server;
 mod takeover;
+mod trials;

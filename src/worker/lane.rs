@@ -20,10 +20,14 @@ use super::{Lost, policy};
 use crate::broken::{self, Broken};
 use crate::delivery::{Meta, Target};
 use crate::domain::{DestinationId, DestinationState, FailureKind, MessageId, Outcome, Policy, Sequence};
+use crate::store::StoreError;
 use crate::store::session::{Acknowledgement, Ending, LaneStart};
 
 /// A wait longer than this gives the destination back.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A destination whose settings cannot be read (a secrets key that is missing) is looked at again after this.
+pub const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a lane ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -405,8 +409,14 @@ impl Lane {
                 Asked::Yield => return Ok(Some(End::Left)),
             }
         }
-        let Some(now) = session.lanes(&[self.destination.0]).await?.into_iter().next() else {
-            return Ok(Some(End::Gone));
+        let now = match session.find_lane(self.destination).await {
+            Ok(Some(now)) => now,
+            Ok(None) => return Ok(Some(End::Gone)),
+            Err(error @ StoreError::Corrupt(_)) => {
+                tracing::error!(error = crate::store::chain(&error), "a destination cannot be served any more");
+                return Ok(Some(End::Dormant(Some(UNREADABLE_PAUSE))));
+            }
+            Err(error) => return Err(error.into()),
         };
         self.target = Arc::new(context.client.target(&now.policy));
         self.policy = now.policy;
@@ -444,9 +454,10 @@ impl Lane {
                     return Ok(Asked::Done);
                 }
             };
-            let status = answer.as_ref().and_then(|answer| answer.get("status")).and_then(serde_json::Value::as_str);
-            if status != Some("more") {
-                return Ok(Asked::Done);
+            match answer.as_ref().and_then(|answer| answer.get("status")).and_then(serde_json::Value::as_str) {
+                Some("more") => {}
+                Some("lend") => return Ok(Asked::Yield),
+                _ => return Ok(Asked::Done),
             }
         }
     }

@@ -81,7 +81,8 @@ async fn sweep_once(context: &Context, pulse: &Pulse) {
         Ok(found) => {
             tracing::warn!(count = found.len(), "messages that no bell had told of were found");
             context.counters.count_swept(found.len());
-            found.into_iter().for_each(|id| pulse.ring(id));
+            // The database is the truth: whatever a worker believes to stand in the way does not.
+            found.into_iter().for_each(|id| pulse.wake(id));
         }
         Err(error) => tracing::warn!(error = crate::store::chain(&error), "the sweep failed"),
     }
