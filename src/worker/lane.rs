@@ -206,6 +206,7 @@ impl Lane {
             self.ahead.extend(self.context.feed.read(self.destination, self.floor).await?);
             if broken::is(Broken::QuietAfterLook) {
                 self.handle.take(BELL);
+                let _ = futures_util::FutureExt::now_or_never(self.handle.wake.notified());
             }
         }
         Ok(self.ahead.front().map(|head| (head.message.sequence, head.expires_at)))
