@@ -390,7 +390,8 @@ fn check_waits(history: &History<'_>, violations: &mut Vec<Violation>) {
         last = Some(request);
     }
     // The oldest that still waits, when nothing is in flight.
-    let waiting = accepted.iter().find(|(sequence, _)| !sent.contains(sequence));
+    let ended = |sequence: i64| history.outcomes.is_some_and(|o| o.ends.contains_key(&(history.destination, sequence)));
+    let waiting = accepted.iter().find(|(sequence, _)| !sent.contains(sequence) && !ended(**sequence));
     if let Some((sequence, post)) = waiting
         && let Some(free) = last.map_or(Some(0), |last| last.ended_at)
         && last.is_none_or(|last| history.succeeded.contains(&last.sequence))

@@ -141,7 +141,7 @@ fn the_next_one_waits_for_the_end_of_the_one_before() {
     made.0.requests.remove(1);
     made.0.requests[1].previous = 1;
     made.0.outcomes.get_or_insert_default().delivered.remove(&(7, 2));
-    made.expect(&[Rule::PassedOver, Rule::Lost, Rule::Late]);
+    made.expect(&[Rule::PassedOver, Rule::Late, Rule::Lost]);
 }
 
 #[test]
