@@ -55,7 +55,7 @@ impl Faults {
                 node.wait(Duration::from_secs(10)).await;
                 sleep(lasts).await;
                 node.start().await?;
-                self.recorder.end_fault(fault);
+                drop(fault);
             }
             FaultKind::WorkerTerm => {
                 let victims = self.owned_by(node).await;
@@ -68,7 +68,7 @@ impl Faults {
                 }
                 sleep(lasts).await;
                 node.start().await?;
-                self.recorder.end_fault(fault);
+                drop(fault);
             }
             FaultKind::WorkerPause | FaultKind::WorkerHang | FaultKind::ApiPause => {
                 let victims = self.owned_by(node).await;
@@ -76,7 +76,7 @@ impl Faults {
                     let fault = self.begin(planned, &node.name, victims);
                     sleep(lasts).await;
                     node.signal(Signal::CONT).await;
-                    self.recorder.end_fault(fault);
+                    drop(fault);
                 }
             }
             FaultKind::Zombie => {
@@ -88,7 +88,7 @@ impl Faults {
                     node.signal(Signal::CONT).await;
                     ended?;
                 }
-                self.recorder.end_fault(fault);
+                drop(fault);
             }
             FaultKind::SessionEnd | FaultKind::AideEnd | FaultKind::WatchEnd | FaultKind::PoolEnd => {
                 let which = match planned.kind {
@@ -100,7 +100,7 @@ impl Faults {
                 let victims = self.owned_by(node).await;
                 let fault = self.begin(planned, &node.name, victims);
                 self.end_backends(node, which).await?;
-                self.recorder.end_fault(fault);
+                drop(fault);
             }
             FaultKind::DatabaseFast => self.restart(planned, Some(StopMode::Fast)).await?,
             FaultKind::DatabaseImmediate => self.restart(planned, Some(StopMode::Immediate)).await?,
@@ -112,7 +112,7 @@ impl Faults {
                 self.cluster.postgres.lock().await.restart(StopMode::Fast).await?;
                 sleep(lasts).await;
                 node.proxy.set(Mode::Pass);
-                self.recorder.end_fault(fault);
+                drop(fault);
             }
             FaultKind::BackendCrash => {
                 let fault = self.begin(planned, &node.name, Vec::new());
@@ -131,18 +131,18 @@ impl Faults {
                 while self.cluster.connect().await.is_err() {
                     sleep(Duration::from_millis(50)).await;
                 }
-                self.recorder.end_fault(fault);
+                drop(fault);
             }
             FaultKind::AllCut => {
                 let fault = self.begin(planned, "all", Vec::new());
                 self.cluster.nodes.iter().for_each(|node| node.proxy.cut());
-                self.recorder.end_fault(fault);
+                drop(fault);
             }
             FaultKind::LinkCut => {
                 let victims = self.owned_by(node).await;
                 let fault = self.begin(planned, &node.name, victims);
                 node.proxy.cut();
-                self.recorder.end_fault(fault);
+                drop(fault);
             }
             FaultKind::LinkHole | FaultKind::LinkDelay => {
                 let victims = self.owned_by(node).await;
@@ -151,7 +151,7 @@ impl Faults {
                 node.proxy.set(if planned.kind == FaultKind::LinkHole { Mode::Hole } else { delay });
                 sleep(lasts).await;
                 node.proxy.set(Mode::Pass);
-                self.recorder.end_fault(fault);
+                drop(fault);
             }
             FaultKind::RowLock => {
                 let connection = self.cluster.connect().await?;
@@ -161,17 +161,18 @@ impl Faults {
                 let locked = connection.client.batch_execute(lock).await;
                 sleep(lasts).await;
                 let _ = connection.client.batch_execute("rollback").await;
-                self.recorder.end_fault(fault);
+                drop(fault);
                 locked?;
             }
         }
         Ok(())
     }
 
-    fn begin(&self, planned: &Planned, target: &str, victims: Vec<i64>) -> usize {
+    fn begin(&self, planned: &Planned, target: &str, victims: Vec<i64>) -> Begun {
         let from = self.recorder.now();
         let (kind, isolated) = (planned.kind, planned.isolated);
-        self.recorder.begin_fault(Fault { kind, target: target.to_owned(), from, until: None, isolated, victims })
+        let fault = Fault { kind, target: target.to_owned(), from, until: None, isolated, victims };
+        Begun { recorder: self.recorder.clone(), number: self.recorder.begin_fault(fault) }
     }
 
     /// `None`: kill -9 of the postmaster.
@@ -184,11 +185,11 @@ impl Faults {
         }
         sleep(planned.lasts).await;
         postgres.launch().await?;
-        self.recorder.end_fault(fault);
+        drop(fault);
         Ok(())
     }
 
-    /// What a worker serves right now and could send at once; nothing when that cannot be found out quickly.
+    /// What a worker serves right now; nothing when that cannot be found out quickly.
     async fn owned_by(&self, node: &Node) -> Vec<i64> {
         let Some(pid) = node.pid().await else { return Vec::new() };
         let looked = tokio::time::timeout(GLANCE, look_for_owned(self.cluster.clone(), pid.as_raw_nonzero().get()));
@@ -211,9 +212,21 @@ impl Faults {
 async fn look_for_owned(cluster: Arc<Cluster>, pid: i32) -> Result<Vec<i64>, Failure> {
     let connection = cluster.connect().await?;
     let sql = "select c.destination_id from orderly.claims c join orderly.workers w on w.id = c.owner
-               where w.pid = $1 and c.next_attempt_at is null";
+               where w.pid = $1";
     let rows = connection.client.query(sql, &[&pid]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// A fault under way. It ends with this, also when it could not be done to its end.
+struct Begun {
+    recorder: Arc<Recorder>,
+    number: usize,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.recorder.end_fault(self.number);
+    }
 }
 
 /// The session holds its worker's lock; the watch waits for another's; the aide reads ahead and rings.

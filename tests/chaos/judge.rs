@@ -223,13 +223,7 @@ fn check_flights(history: &History<'_>, timeout: Micros, violations: &mut Vec<Vi
         let end = |other: &Request| other.ended_at.unwrap_or(Micros::MAX).min(other.begun_at + timeout);
         open.retain(|other| end(other) > request.begun_at);
         for other in &open {
-            // A process that was stopped while an administrator ended its session cannot hang up.
-            let excused = history.faults.iter().any(|fault| {
-                fault.kind == FaultKind::Zombie
-                    && fault.from <= request.begun_at
-                    && fault.until.is_none_or(|until| request.begun_at <= until)
-                    && other.begun_at <= fault.from + SECOND
-            });
+            let excused = history.faults.iter().any(|fault| cannot_hang_up(fault, history, other, request));
             if !excused {
                 let text = format!(
                     "{} (epoch {}) was begun while {} (epoch {}), begun {:.3} s before, was in flight for another {:.3} s",
@@ -247,6 +241,22 @@ fn check_flights(history: &History<'_>, timeout: Micros, violations: &mut Vec<Vi
     }
 }
 
+/// A process that is stopped does not notice that its session was ended or cut, and cannot hang up; to the
+/// others it looks like one that was killed.
+fn cannot_hang_up(stop: &Fault, history: &History<'_>, other: &Request, request: &Request) -> bool {
+    let stopped = matches!(stop.kind, FaultKind::Zombie | FaultKind::WorkerPause | FaultKind::WorkerHang)
+        && stop.victims.contains(&history.destination)
+        && other.begun_at <= stop.from + SECOND
+        && stop.from <= request.begun_at
+        && stop.until.is_none_or(|until| request.begun_at <= until + SECOND / 4);
+    let ends_it = |fault: &Fault| {
+        let of_it = fault.target == stop.target || fault.kind == FaultKind::AllCut;
+        let ends = matches!(fault.kind, FaultKind::SessionEnd | FaultKind::LinkCut | FaultKind::AllCut);
+        of_it && ends && stop.from <= fault.from && fault.from <= request.begun_at
+    };
+    stopped && (stop.kind == FaultKind::Zombie || history.faults.iter().any(ends_it))
+}
+
 /// Sent again after a success, or after a hang-up: each time by a fault of its own.
 fn check_repeats(history: &History<'_>, timeout: Micros, violations: &mut Vec<Violation>) {
     let mut used: HashSet<usize> = HashSet::new();
@@ -260,10 +270,10 @@ fn check_repeats(history: &History<'_>, timeout: Micros, violations: &mut Vec<Vi
         if !needs_reason {
             continue;
         }
-        let at = before.ended_at.unwrap_or(request.begun_at);
+        let at = before.ended_at.unwrap_or(Micros::MAX).min(request.begun_at);
         let reason = (0..history.faults.len()).find(|index| {
             let fault = &history.faults[*index];
-            !used.contains(index) && explains_repeat(fault, at, request.begun_at)
+            !used.contains(index) && explains_repeat(fault, before.begun_at, at)
         });
         match reason {
             Some(index) => drop(used.insert(index)),
@@ -278,8 +288,8 @@ fn check_repeats(history: &History<'_>, timeout: Micros, violations: &mut Vec<Vi
     }
 }
 
-/// Whether a fault may have kept the end of a request at `ended_at` from being written.
-fn explains_repeat(fault: &Fault, ended_at: Micros, again_at: Micros) -> bool {
+/// Whether a fault may have kept a request from its end, or that end from being written.
+fn explains_repeat(fault: &Fault, begun_at: Micros, ended_at: Micros) -> bool {
     let disturbs = match fault.kind {
         FaultKind::WorkerKill
         | FaultKind::WorkerHang
@@ -304,7 +314,7 @@ fn explains_repeat(fault: &Fault, ended_at: Micros, again_at: Micros) -> bool {
         | FaultKind::RowLock => false,
     };
     let until = fault.until.unwrap_or(Micros::MAX);
-    disturbs && fault.from <= again_at && ended_at <= until.saturating_add(SECOND) && fault.from <= ended_at + SECOND
+    disturbs && fault.from <= ended_at + SECOND && begun_at <= until.saturating_add(SECOND)
 }
 
 /// `orderly-previous-sequence` is the last one delivered, `orderly-skipped` what ended otherwise since;

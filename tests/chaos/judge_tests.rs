@@ -177,6 +177,20 @@ fn two_are_never_in_flight() {
 }
 
 #[test]
+fn only_a_process_that_is_stopped_and_cut_off_may_overlap() {
+    let overlap = || {
+        let mut made = calm().request(3, 1_000, 1_010, epoch(2, 2));
+        made.0.requests[2].end = Some(End::Closed);
+        made.0.requests[2].ended_at = Some(2_005 * 1_000);
+        made
+    };
+    let rules = [Rule::TwoInFlight];
+    overlap().fault(FaultKind::SessionEnd, 900, 900).expect(&rules);
+    overlap().fault(FaultKind::WorkerPause, 500, 2_000).fault(FaultKind::AllCut, 900, 900).expect(&[]);
+    overlap().fault(FaultKind::Zombie, 500, 2_000).expect(&[]);
+}
+
+#[test]
 fn a_repeat_needs_a_fault_of_its_own() {
     let again = |kind, from| calm().request(3, 200, 210, epoch(2, 2)).fault(kind, from, 3_000);
     again(FaultKind::WorkerKill, 61).expect(&[]);
