@@ -12,7 +12,7 @@ pub const ALL: [(&str, &[FaultKind]); 7] = [
     ("skip-locked-messages", &[FaultKind::RowLock]),
     (NUMBER_BEFORE_LOCK, &[FaultKind::RowLock]),
     ("bell-before-commit", &[FaultKind::RowLock]),
-    ("quiet-after-look", &[FaultKind::RowLock]),
+    ("quiet-after-look", &[FaultKind::LinkDelay]),
     ("no-freshness", &[FaultKind::Zombie]),
     ("no-grace", &[FaultKind::RestartBehind]),
 ];

@@ -160,8 +160,15 @@ impl Node {
 
     /// None: it still runs after `limit`.
     pub async fn wait(&self, limit: Duration) -> Option<ExitStatus> {
-        let mut child = self.child.lock().await;
-        tokio::time::timeout(limit, child.as_mut()?.wait()).await.ok()?.ok()
+        let until = tokio::time::Instant::now() + limit;
+        // Not locked for long: it may have to be resumed meanwhile.
+        while tokio::time::Instant::now() < until {
+            if let Some(status) = self.child.lock().await.as_mut()?.try_wait().ok()? {
+                return Some(status);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        None
     }
 }
 

@@ -62,9 +62,9 @@ pub fn draw(seed: u64, size: &Size) -> Vec<Planned> {
     let mut turn = 0_u32;
     loop {
         turn += 1;
-        if turn % 6 == 0 && size.length > Duration::from_secs(240) && size.only.is_empty() {
+        if turn.is_multiple_of(6) && size.length > Duration::from_secs(240) && size.only.is_empty() {
             // Past the takeover time: the peer's watcher ends the session after 50 s at worst.
-            let kind = if turn % 12 == 0 { FaultKind::LinkHole } else { FaultKind::WorkerHang };
+            let kind = if turn.is_multiple_of(12) { FaultKind::LinkHole } else { FaultKind::WorkerHang };
             let lasts = dice.millis(62_000, 70_000);
             if at + lasts + quiet > size.length {
                 break;
@@ -73,7 +73,7 @@ pub fn draw(seed: u64, size: &Size) -> Vec<Planned> {
             at += lasts + quiet;
             continue;
         }
-        let isolated = turn % 2 == 0 && !short || short && turn % 3 == 0;
+        let isolated = turn.is_multiple_of(2) && !short || short && turn.is_multiple_of(3);
         let mut end = at;
         let count = if isolated { 1 } else { 6 + dice.below(8) };
         let mut start = at;

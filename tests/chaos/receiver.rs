@@ -32,6 +32,9 @@ pub struct Receiver {
     pub address: SocketAddr,
 }
 
+/// The number of a request, and its socket.
+type InFlight = (usize, Arc<OwnedFd>);
+
 struct Shared {
     recorder: Arc<Recorder>,
     tempers: Vec<Temper>,
@@ -39,7 +42,7 @@ struct Shared {
     slowest: u64,
     dice: Dice,
     /// By path: what is in flight, with its socket.
-    in_flight: Mutex<HashMap<u32, Vec<(usize, Arc<OwnedFd>)>>>,
+    in_flight: Mutex<HashMap<u32, Vec<InFlight>>>,
 }
 
 impl Receiver {

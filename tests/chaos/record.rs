@@ -143,8 +143,6 @@ pub struct Record {
     pub faults: Vec<Fault>,
     /// None as long as the run goes on.
     pub outcomes: Option<Outcomes>,
-    /// When nothing was broken any more and nothing more was posted.
-    pub healed_at: Option<Micros>,
 }
 
 /// The record while it is written.

@@ -93,10 +93,6 @@ pub async fn run(settings: Settings) -> Result<Option<Violation>, Failure> {
     stop.cancel();
     while posting.join_next().await.is_some() {}
     heal(&cluster).await?;
-    {
-        let now = recorder.now();
-        recorder.lock().healed_at = Some(now);
-    }
 
     if early.is_empty() {
         println!("draining");
