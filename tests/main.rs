@@ -15,9 +15,11 @@ mod chaos {
 mod command_line;
 mod deletions;
 mod delivery;
+mod doctor;
 mod embedded;
 mod expiry;
 mod flow;
+mod handwork;
 mod heads;
 mod interruptions;
 mod layering;
