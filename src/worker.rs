@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use counters::{Counters, Sample, Summary};
 
+use crate::broken::{self, Broken};
 use crate::config::WorkerSettings;
 use crate::delivery::DeliveryClient;
 use crate::domain::DestinationId;
@@ -84,8 +85,9 @@ pub struct Worker {
 impl Worker {
     /// `host` is shown to others.
     pub fn new(store: Store, client: DeliveryClient, settings: WorkerSettings, host: String) -> Worker {
+        let grace = if broken::is(Broken::NoGrace) { Duration::ZERO } else { GRACE };
         let process = format!("{}-{}-{:016x}", host, std::process::id(), rand::random::<u64>());
-        Worker { store, client, settings, counters: Arc::default(), process, host, grace: GRACE }
+        Worker { store, client, settings, counters: Arc::default(), process, host, grace }
     }
 
     /// Whoever owns its Postgres knows that no other worker can be sending after a restart.

@@ -48,7 +48,7 @@ async fn a_url_that_is_none_is_told_in_one_line() {
 async fn help_and_version_go_to_stdout() {
     let ended = Process::run(&["--help"], &[]).await;
     assert_eq!(ended.code(), 0);
-    for command in ["dev", "serve", "worker", "migrate", "openapi", "receiver"] {
+    for command in ["dev", "serve", "worker", "migrate", "openapi", "receiver", "doctor", "queues"] {
         assert!(ended.stdout.iter().any(|line| line.trim_start().starts_with(command)), "{command} in {ended:?}");
     }
     let ended = Process::run(&["--version"], &[]).await;

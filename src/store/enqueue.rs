@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bell::Bell;
 use super::{Store, StoreError};
+use crate::broken::{self, Broken};
 use crate::domain::{DestinationId, MessageId, NewMessage, Sequence};
 
 /// One transaction takes at most so many messages, and so many bytes (or one request, if that is more).
@@ -241,6 +242,9 @@ impl Writer {
     async fn write(self: &Arc<Self>, posts: Vec<Post>, wait_for: Option<i64>) -> Vec<Post> {
         let mut still_locked = Vec::new();
         let mut rung = Vec::new();
+        if broken::is(Broken::BellBeforeCommit) {
+            self.bell.ring(posts.iter().flat_map(|post| &post.messages).map(|message| message.destination.0));
+        }
         for (post, verdict) in self.transact(posts, wait_for, &mut rung).await {
             match verdict {
                 Verdict::Ended(answer) => {
@@ -251,7 +255,7 @@ impl Writer {
                 Verdict::Locked(destination) => self.wait_apart(destination, post),
             }
         }
-        if !rung.is_empty() {
+        if !rung.is_empty() && !broken::is(Broken::BellBeforeCommit) {
             self.accepted.fetch_add(rung.len() as u64, Ordering::Relaxed);
             self.bell.ring(rung);
         }

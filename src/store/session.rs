@@ -17,6 +17,7 @@ use url::Url;
 
 use super::connect::{Connector, Dedicated, Socket};
 use super::{Sealer, StoreError};
+use crate::broken::{self, Broken};
 use crate::domain::{
     DestinationId, DestinationState, Headers, HmacSecret, Message, OnExhausted, Policy, RetryPolicy, Sequence, WorkerId,
 };
@@ -45,6 +46,8 @@ pub const READ_AHEAD: &str = "
                   where q.destination_id = w.destination_id and q.sequence > w.above order by q.sequence limit $3) f
         ) r where r.before < $4
     ) m";
+
+const ACKNOWLEDGE: &str = "select orderly.acknowledge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 pub struct Session {
     pub me: WorkerId,
@@ -227,15 +230,24 @@ impl Session {
             .await
             .map_err(StoreError::from)?
             .get(0);
+        let read_ahead = if broken::is(Broken::SkipLockedMessages) {
+            READ_AHEAD.replace("limit $3", "limit $3 for update skip locked")
+        } else {
+            READ_AHEAD.to_owned()
+        };
         let prepare = async |sql: &str| client.prepare(sql).await.map_err(StoreError::from);
         let session = Session {
             me: WorkerId(me),
             socket,
             fresh_at_ms: AtomicI64::new(boottime_ms()),
-            acknowledge: prepare("select orderly.acknowledge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)").await?,
+            acknowledge: if broken::is(Broken::PoolAcknowledges) {
+                aide.client.prepare(ACKNOWLEDGE).await.map_err(StoreError::from)?
+            } else {
+                prepare(ACKNOWLEDGE).await?
+            },
             claim: prepare("select destination_id, verdict, holder, wait_ms from orderly.claim($1, $2)").await?,
             lanes: prepare("select * from orderly.lanes($1)").await?,
-            read_ahead: aide.client.prepare(READ_AHEAD).await.map_err(StoreError::from)?,
+            read_ahead: aide.client.prepare(&read_ahead).await.map_err(StoreError::from)?,
             client,
             aide: aide.client,
             watch: watch.client,
@@ -373,8 +385,9 @@ impl Session {
             })
             .collect();
         let plain = items.iter().all(Acknowledgement::plain);
+        let acknowledging = if broken::is(Broken::PoolAcknowledges) { &self.aide } else { &self.client };
         let row = self
-            .timed(self.client.query_one(
+            .timed(acknowledging.query_one(
                 &self.acknowledge,
                 &[
                     &kinds,

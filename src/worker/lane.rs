@@ -17,6 +17,7 @@ use super::context::Context;
 use super::feed::Ahead;
 use super::pace::SLOW_AFTER;
 use super::{Lost, policy};
+use crate::broken::{self, Broken};
 use crate::delivery::{Meta, Target};
 use crate::domain::{DestinationId, DestinationState, FailureKind, MessageId, Outcome, Policy, Sequence};
 use crate::store::StoreError;
@@ -205,6 +206,10 @@ impl Lane {
             // Forgotten before looking: a bell that comes while this reads is heard afterwards.
             self.handle.take(BELL);
             self.ahead.extend(self.context.feed.read(self.destination, self.floor).await?);
+            if broken::is(Broken::QuietAfterLook) {
+                self.handle.take(BELL);
+                let _ = futures_util::FutureExt::now_or_never(self.handle.wake.notified());
+            }
         }
         Ok(self.ahead.front().map(|head| (head.message.sequence, head.expires_at)))
     }

@@ -359,10 +359,22 @@ impl Scheduler {
                         self.start_lane(*start, news);
                         return;
                     }
-                    Claimed::Owned(owner) => self.find_owned(id, owner),
+                    Claimed::Owned(owner) => {
+                        self.find_owned(id, owner);
+                        if news {
+                            // Perhaps its holder's bell: given back since the claim looked.
+                            self.ring(id);
+                        }
+                    }
                     Claimed::Dormant(wait) => {
                         self.busy.remove(&id);
-                        self.sleep(id, wait);
+                        if news {
+                            // Perhaps a wake: what stood in the way may be gone since the claim looked.
+                            self.asleep.remove(&id);
+                            self.ring(id);
+                        } else {
+                            self.sleep(id, wait);
+                        }
                     }
                     Claimed::Busy => {
                         let pause = self.busy.get(&id).map_or(BUSY_PAUSE, |pause| (*pause * 2).min(BUSY_LIMIT));

@@ -10,6 +10,7 @@ use super::context::Context;
 use super::membership::View;
 use super::scheduler::News;
 use super::watch::Pulse;
+use crate::broken::{self, Broken};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(20);
 /// Younger messages may have a bell under way.
@@ -72,6 +73,9 @@ pub async fn run(
 }
 
 async fn sweep_once(context: &Context, pulse: &Pulse) {
+    if broken::is(Broken::BellBeforeCommit) {
+        return;
+    }
     match context.store.sweep(SWEEP_AGE).await {
         Ok(found) if found.is_empty() => {}
         Ok(found) => {
