@@ -56,30 +56,35 @@ $$;
 -- no bell told. `wait_for` names one destination whose lock it waits for first, while it holds nothing.
 --
 -- status: queued, unknown (or another tenant's), disabled, full, locked (try again, apart), withheld
--- (another item of its group was wrong). The keys are looked up by index: with statistics of an empty table the planner would hash.
+-- (another item of its group was wrong). queues is read by index alone, whatever the statistics say; with
+-- nested loops off, what is locked is joined to the items by hash: 1,000 items took 300 us each when each was
+-- compared with each, and take 12.
 create function orderly.enqueue_batch(
     groups integer[], destination_ids bigint[], tenants text[], payloads bytea[], content_types text[],
     headers text[], ttls integer[], wait_for bigint)
     returns table (status text, sequence bigint, created_at timestamptz, expires_at timestamptz)
     language plpgsql
-    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = off
+    set enable_seqscan = off set enable_nestloop = off set enable_hashjoin = on set plan_cache_mode = force_generic_plan set jit = off
     as $$
 #variable_conflict use_column
 declare
     wanted bigint[] := array(select distinct d from unnest(destination_ids) d order by d);
     at timestamptz := clock_timestamp();
+    statuses text[];
+    given bigint[];
 begin
     perform orderly.commit_durably();
     if wait_for is not null then
-        perform set_config('lock_timeout', '2s', true);
+        -- For each lock that has to be had: behind another waiter it is two, so twice as long.
+        perform set_config('lock_timeout', '1s', true);
         perform from orderly.queues q where q.destination_id = wait_for for no key update;
     end if;
-    return query
+    -- Bodies stay out of this: it sorts.
     with locked as materialized (
         select q.destination_id, q.tenant, q.accepting, q.max_depth from orderly.queues q
         where q.destination_id = any (wanted) order by q.destination_id for no key update skip locked
     ), verdict as materialized (
-        select i.n, i.grp, i.destination_id, i.payload, i.content_type, i.headers, i.ttl,
+        select i.n, i.grp,
                case
                    when l.destination_id is null then
                        case when exists (select from orderly.queues q where q.destination_id = i.destination_id
@@ -93,24 +98,27 @@ begin
                    else 'queued'
                end as status
         from (select u.*, row_number() over (partition by u.destination_id order by u.n) as nth
-              from unnest(groups, destination_ids, tenants, payloads, content_types, headers, ttls) with ordinality
-                   as u (grp, destination_id, tenant, payload, content_type, headers, ttl, n)) i
+              from unnest(groups, destination_ids, tenants) with ordinality as u (grp, destination_id, tenant, n)) i
         left join locked l on l.destination_id = i.destination_id
     ), judged as materialized (
-        select v.*, bool_and(v.status = 'queued') over (partition by v.grp) as whole from verdict v order by v.n
+        select v.n, v.status, bool_and(v.status = 'queued') over (partition by v.grp) as whole from verdict v
     ), numbered as materialized (
         -- judged is complete, so every lock is held before the first number is drawn; in the order given.
-        select j.*, nextval('orderly.message_sequence') as sequence from (select * from judged where whole order by n) j
-    ), stored as (
-        insert into orderly.messages (destination_id, sequence, created_at, expires_at, brief, content_type, headers, payload)
-        select d.destination_id, d.sequence, at, at + make_interval(secs => d.ttl), d.ttl < 86400, d.content_type,
-               d.headers::jsonb, d.payload
-        from numbered d
+        select j.n, case when j.status = 'queued' and not j.whole then 'withheld' else j.status end as status,
+               case when j.whole then nextval('orderly.message_sequence') end as sequence
+        from (select * from judged order by n) j
     )
-    select case when j.status = 'queued' and not j.whole then 'withheld' else j.status end, d.sequence, at,
-           at + make_interval(secs => j.ttl)
-    from judged j left join numbered d on d.n = j.n
-    order by j.n;
+    select array_agg(d.status order by d.n), array_agg(d.sequence order by d.n) into statuses, given from numbered d;
+
+    insert into orderly.messages (destination_id, sequence, created_at, expires_at, brief, content_type, headers, payload)
+    select i.destination_id, i.sequence, at, at + make_interval(secs => i.ttl), i.ttl < 86400, i.content_type,
+           i.headers::jsonb, i.payload
+    from unnest(destination_ids, given, ttls, content_types, headers, payloads)
+         as i (destination_id, sequence, ttl, content_type, headers, payload)
+    where i.sequence is not null;
+
+    return query select i.status, i.sequence, at, at + make_interval(secs => i.ttl)
+                 from unnest(statuses, given, ttls) as i (status, sequence, ttl);
 end
 $$;
 

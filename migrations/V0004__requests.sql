@@ -124,8 +124,19 @@ begin
             return jsonb_build_object('status', 'more');
         end if;
 
+    when 'lend' then
+        -- For a test request of an API process, which takes the lock itself: the lane goes, unless it sends.
+        if in_flight is not null then
+            return jsonb_build_object('status', 'conflict', 'detail', 'the head is in flight');
+        end if;
+        return jsonb_build_object('status', 'lend');
+
     when 'reload' then
         null;
+
+    when 'expire' then
+        -- The sweep asks: what has expired behind a head that is tried again and again.
+        perform orderly.expire_queue(id, in_flight, 1000);
     end case;
     return jsonb_build_object('status', 'ok');
 end
@@ -168,6 +179,75 @@ create function orderly.ask(id bigint, kind text, arguments jsonb, within_ms big
     values (id, kind, arguments, clock_timestamp() + make_interval(secs => within_ms / 1000.0)) returning id
 $$;
 
+-- For an API process that is about to send a test request: the destination's lock for the transaction it is
+-- called in, which must be explicit and is kept open while it sends. `idle_in_transaction_session_timeout`
+-- bounds it should the process hang; no snapshot is held meanwhile.
+create function orderly.borrow(id bigint, within_seconds double precision) returns text
+    language plpgsql as $$
+#variable_conflict use_variable
+begin
+    if not pg_try_advisory_xact_lock(orderly.destination_lock(id)) then
+        return 'busy';
+    end if;
+    if not coalesce((select orderly.is_free(c.owner, null) from orderly.claims c where c.destination_id = id), true) then
+        return 'busy';
+    end if;
+    if not exists (select from orderly.destinations d where d.id = id) then
+        return 'not_found';
+    end if;
+    perform set_config('idle_in_transaction_session_timeout', ceil(within_seconds * 1000)::text, true);
+    return 'ok';
+end
+$$;
+
+-- Queues what was kept of delivered messages again, from a sequence on, at the tail and in order; a piece.
+-- Locks: the queues row, waited for up to 2 s. `through` keeps what a replay itself delivers out of it.
+create function orderly.replay(destination bigint, above bigint, through bigint, most integer)
+    returns table (status text, last bigint, queued bigint)
+    language plpgsql
+    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+    as $$
+#variable_conflict use_column
+declare
+    queue orderly.queues;
+    at timestamptz;
+    room bigint := most;
+begin
+    perform orderly.commit_durably();
+    perform set_config('lock_timeout', '2s', true);
+    select * into queue from orderly.queues q where q.destination_id = destination for no key update;
+    if not found then
+        return query select 'unknown', null::bigint, 0::bigint;
+        return;
+    elsif not queue.accepting then
+        return query select 'disabled', null::bigint, 0::bigint;
+        return;
+    end if;
+    at := clock_timestamp();
+    if queue.max_depth is not null then
+        room := queue.max_depth - (select count(*) from (select from orderly.messages m where m.destination_id = destination
+            and m.expires_at > at limit queue.max_depth) waiting);
+        if room <= 0 then
+            return query select 'full', null::bigint, 0::bigint;
+            return;
+        end if;
+    end if;
+    return query
+    with chosen as materialized (
+        select k.* from orderly.kept k
+        where k.destination_id = destination and k.sequence > above and k.sequence <= through
+        order by k.sequence limit least(most, room)
+    ), again as (
+        insert into orderly.messages (destination_id, sequence, created_at, expires_at, brief, content_type, headers, payload, replay_of)
+        select c.destination_id, nextval('orderly.message_sequence'), at, at + interval '1 day', false, c.content_type, c.headers,
+               c.payload, c.sequence
+        from (select * from chosen order by sequence) c
+        returning replay_of
+    )
+    select 'queued', max(a.replay_of), count(*) from again a;
+end
+$$;
+
 -- Looks for the answer; takes it away. With `withdraw`, takes the request away whatever became of it.
 create function orderly.collect_answer(request bigint, withdraw boolean) returns jsonb
     language sql as $$
@@ -188,7 +268,7 @@ begin
         return null;
     end if;
     outcome := orderly.carry_out(asked.destination_id, asked.kind, asked.arguments || '{"by_lane": true}', in_flight);
-    if outcome ->> 'status' not in ('more', 'refused') then
+    if outcome ->> 'status' not in ('more', 'refused', 'lend') then
         update orderly.requests r set state = 'done', answer = outcome where r.id = request;
     end if;
     return outcome;

@@ -139,8 +139,9 @@ create function orderly.sweep(after_seconds double precision) returns setof bigi
       and exists (select from orderly.destinations d where d.id = c.destination_id and d.state = 'active')
 $$;
 
--- Ends what expired in queues that nobody serves: paused, disabled, held or waiting for a retry. At most
--- `most` messages a call; how many it ended. Takes each destination's lock for this transaction, if free.
+-- Ends what expired in queues that nobody serves: paused, disabled, held or waiting for a retry; has workers do
+-- so in those they serve. At most `most` messages a call; how many it ended. Takes each destination's lock for
+-- this transaction, if free.
 create function orderly.expire_unserved(most integer) returns bigint
     language plpgsql
     set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -167,6 +168,16 @@ begin
         continue when not (select orderly.is_free(c.owner, null) from orderly.claims c where c.destination_id = id);
         piece := orderly.expire_queue(id, null, most - total::integer);
         total := total + piece;
+    end loop;
+    -- Where a worker serves, it is asked to: the head that it tries again and again may stand before them for
+    -- long. Those with the default time to live expire in order, behind the head.
+    for id in
+        select c.destination_id from orderly.claims c
+        where c.owner is not null and exists (select from orderly.workers w where w.id = c.owner)
+          and exists (select from orderly.messages m where m.destination_id = c.destination_id and m.brief
+                      and m.expires_at <= clock_timestamp() - interval '4 s')
+    loop
+        perform orderly.ask(id, 'expire', '{}', 15000);
     end loop;
     return total;
 end
@@ -250,6 +261,9 @@ begin
     end loop;
 end
 $$;
+
+-- It drops tables with its owner's rights.
+revoke all on function orderly.maintain_partitions(integer) from public;
 
 -- A piece of what is past its time; how many rows went.
 create function orderly.prune(attempt_days integer, letter_days integer, payload_hours integer, most integer) returns bigint

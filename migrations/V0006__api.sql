@@ -171,7 +171,7 @@ $$;
 
 -- One message, wherever it is in its life; no row when it is unknown, deleted or forgotten. One snapshot,
 -- so a message that ends meanwhile is found on one side or on the other.
-create function orderly.find_message(destination bigint, number bigint, of_tenant text)
+create function orderly.find_message(destination bigint, wanted bigint, of_tenant text)
     returns table (state text, attempts integer, created_at timestamptz, expires_at timestamptz, content_type text,
                    headers jsonb, payload bytea, last_error text, replay_of bigint)
     language plpgsql stable
@@ -190,17 +190,17 @@ begin
     return query
     select case when m.expires_at <= clock_timestamp() then 'expired'
                 else orderly.message_state(claim, condition, exists (select from orderly.workers w where w.id = claim.owner),
-                                           orderly.head(destination), number) end,
-           case when claim.head_sequence = number then claim.head_attempts else 0 end,
+                                           orderly.head(destination), wanted) end,
+           case when claim.head_sequence = wanted then claim.head_attempts else 0 end,
            m.created_at, m.expires_at, m.content_type, m.headers, m.payload,
-           case when claim.head_sequence = number then claim.last_error end, m.replay_of
-    from orderly.messages m where m.destination_id = destination and m.sequence = number;
+           case when claim.head_sequence = wanted then claim.last_error end, m.replay_of
+    from orderly.messages m where m.destination_id = destination and m.sequence = wanted;
     if found then
         return;
     end if;
     return query
     select e.outcome, e.attempts, e.created_at, e.expires_at, e.content_type, e.headers, e.payload, e.last_error, null::bigint
-    from orderly.ends e where e.destination_id = destination and e.sequence = number;
+    from orderly.ends e where e.destination_id = destination and e.sequence = wanted;
     if found then
         return;
     end if;
@@ -208,13 +208,13 @@ begin
     select 'delivered', a.number, null::timestamptz, null::timestamptz, k.content_type, k.headers, k.payload, null::text, null::bigint
     from orderly.attempts a
     left join orderly.kept k on k.destination_id = a.destination_id and k.sequence = a.sequence
-    where a.destination_id = destination and a.sequence = number and a.delivered
+    where a.destination_id = destination and a.sequence = wanted and a.delivered
     order by a.number desc limit 1;
 end
 $$;
 
 -- Why a queue moves or does not. Counts what is queued: in proportion to its depth.
-create function orderly.queue_state(id bigint, of_tenant text)
+create function orderly.queue_state(destination bigint, of_tenant text)
     returns table (depth bigint, oldest_created_at timestamptz, state text, head bigint, attempts integer, last_error text,
                    next_attempt_at timestamptz, worker_id bigint, worker_host text, worker_since timestamptz)
     language plpgsql stable
@@ -226,16 +226,16 @@ declare
     claim orderly.claims;
     at timestamptz := clock_timestamp();
 begin
-    select d.state into condition from orderly.destinations d where d.id = id and (of_tenant is null or d.tenant = of_tenant);
+    select d.state into condition from orderly.destinations d where d.id = destination and (of_tenant is null or d.tenant = of_tenant);
     if not found then
         return;
     end if;
-    select * into claim from orderly.claims c where c.destination_id = id;
+    select * into claim from orderly.claims c where c.destination_id = destination;
     select w.id, w.host, claim.since into worker_id, worker_host, worker_since from orderly.workers w where w.id = claim.owner;
     select count(*) into depth from orderly.messages m
-    where m.destination_id = id and m.sequence > claim.floor and m.expires_at > at;
+    where m.destination_id = destination and m.sequence > claim.floor and m.expires_at > at;
     select m.sequence, m.created_at into head, oldest_created_at from orderly.messages m
-    where m.destination_id = id and m.sequence > claim.floor and m.expires_at > at order by m.sequence limit 1;
+    where m.destination_id = destination and m.sequence > claim.floor and m.expires_at > at order by m.sequence limit 1;
     attempts := 0;
     if head = claim.head_sequence then
         attempts := claim.head_attempts;

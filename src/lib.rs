@@ -10,6 +10,7 @@
 //! `worker → store, delivery, domain`; `store → domain`; `delivery → domain`; `domain →` nothing.
 
 pub mod api;
+pub mod broken;
 pub mod cli;
 pub mod config;
 pub mod delivery;

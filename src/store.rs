@@ -7,6 +7,7 @@
 
 pub mod attempts;
 pub(crate) mod bell;
+pub mod borrow;
 pub mod connect;
 pub mod control;
 pub mod dead_letters;
@@ -18,6 +19,7 @@ pub mod messages;
 pub mod migrate;
 mod pool;
 pub mod queues;
+pub mod replay;
 mod sealer;
 pub mod session;
 mod signing_keys;

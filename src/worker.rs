@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use counters::{Counters, Sample, Summary};
 
+use crate::broken::{self, Broken};
 use crate::config::WorkerSettings;
 use crate::delivery::DeliveryClient;
 use crate::domain::DestinationId;
@@ -43,6 +44,10 @@ use upkeep::Keeping;
 const GRACE: Duration = Duration::from_secs(15);
 /// How long a lane with nothing to do keeps its destination: its next message needs no claim.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Between two sessions; doubles, unless the last one lasted for some time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const STEADY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -80,8 +85,9 @@ pub struct Worker {
 impl Worker {
     /// `host` is shown to others.
     pub fn new(store: Store, client: DeliveryClient, settings: WorkerSettings, host: String) -> Worker {
+        let grace = if broken::is(Broken::NoGrace) { Duration::ZERO } else { GRACE };
         let process = format!("{}-{}-{:016x}", host, std::process::id(), rand::random::<u64>());
-        Worker { store, client, settings, counters: Arc::default(), process, host, grace: GRACE }
+        Worker { store, client, settings, counters: Arc::default(), process, host, grace }
     }
 
     /// Whoever owns its Postgres knows that no other worker can be sending after a restart.
@@ -94,8 +100,8 @@ impl Worker {
         self.counters.clone()
     }
 
-    /// Until `stop`, or, if not persistent, until nothing is left to do. The first connection must succeed;
-    /// later ones are tried until they do.
+    /// Until `stop`, or, if not persistent, until nothing is left to do. A persistent one connects until it
+    /// succeeds; one that is not fails if it cannot at first.
     pub async fn run(self, stop: CancellationToken) -> Result<Summary, WorkerError> {
         let only = self.settings.destination.map(DestinationId);
         if let Some(id) = only
@@ -104,13 +110,18 @@ impl Worker {
             return Err(WorkerError::UnknownDestination(id.0));
         }
         let mut first = true;
-        let mut pause = Duration::from_millis(50);
+        let mut pause = FIRST_PAUSE;
         while !stop.is_cancelled() {
-            match self.serve(&stop, &mut pause).await {
+            let begun = Instant::now();
+            let served = self.serve(&stop).await;
+            if begun.elapsed() > STEADY {
+                pause = FIRST_PAUSE;
+            }
+            match served {
                 Ok(Finish::Done) => break,
                 Ok(Finish::Lost) => tracing::warn!("the session was lost; connecting anew"),
                 Err(error @ SessionError::Pooler) => return Err(error.into()),
-                Err(error) if first => return Err(error.into()),
+                Err(error) if first && !self.settings.persistent => return Err(error.into()),
                 Err(error) => tracing::warn!(error = crate::store::chain(&error), "no session yet"),
             }
             first = false;
@@ -128,7 +139,7 @@ impl Worker {
     }
 
     /// One session, from its connection to its end.
-    async fn serve(&self, stop: &CancellationToken, pause: &mut Duration) -> Result<Finish, SessionError> {
+    async fn serve(&self, stop: &CancellationToken) -> Result<Finish, SessionError> {
         let (session, notifications) = Session::open(self.store.connector(), self.store.sealer.clone()).await?;
         let session = Arc::new(session);
         let lost = CancellationToken::new();
@@ -183,7 +194,6 @@ impl Worker {
                 members.insert(member.id, Kind::from_name(&member.kind));
             }
         }
-        *pause = Duration::from_millis(50);
         tracing::info!(worker.id = session.me.0, kind = kind.as_str(), "worker ready");
 
         let tasks = [

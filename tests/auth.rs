@@ -46,7 +46,14 @@ impl Api {
 }
 
 fn app(verifier: Verifier, limits: RateLimits) -> TestClient<impl Endpoint> {
-    TestClient::new(Route::new().nest("/", OpenApiService::new(Api, "test", "1")).with(limits).data(verifier))
+    let limited = OpenApiService::new(Api, "test", "1").around(move |service, mut request| {
+        let limits = limits.clone();
+        async move {
+            limits.admit(&mut request)?;
+            service.call(request).await
+        }
+    });
+    TestClient::new(Route::new().nest("/", limited).data(verifier))
 }
 
 fn no_limits() -> RateLimits {

@@ -113,18 +113,19 @@ async fn a_stop_finishes_what_is_in_flight_and_hands_the_rest_over() {
 async fn a_worker_that_joins_gets_its_share_and_gives_it_back() {
     let database = TestDatabase::new().await;
     let queue = Queue::on(&database).await;
-    let receiver = Receiver::answering(|_| Answer::ok().after(Duration::from_millis(50))).await;
+    // Slow until both are there, however long that takes here.
+    let receiver = Receiver::answering(|_| Answer::ok().after(Duration::from_secs(1))).await;
     let ids = destinations(&queue, &receiver, 20).await;
-    let mut first = worker(&database, &["--persistent"]).await;
     let total = 20 * 100;
     for n in 0..total {
         queue.enqueue(ids[n % 20], json!({ "n": n })).await;
     }
-    receiver.wait_for_count(100).await;
+    let mut first = worker(&database, &["--persistent"]).await;
+    receiver.wait_for_count(20).await;
     let second = worker(&database, &["--persistent"]).await;
     queue.until("select count(distinct owner) from orderly.claims where owner is not null", 2).await;
-    let before = receiver.received().len();
-    receiver.wait_for_count(before + 100).await;
+    receiver.answer(|_| Answer::ok().after(Duration::from_millis(20)));
+    receiver.wait_for_count(total / 2).await;
     second.signal(Signal::TERM);
     let ended = second.ended().await;
     assert_eq!(ended.code(), 0, "{ended:?}");

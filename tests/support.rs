@@ -6,6 +6,7 @@ pub mod database;
 pub mod process;
 pub mod queue;
 pub mod receiver;
+pub mod stage;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ pub use process::Process;
 pub use queue::{Queue, destinations, start_worker, worker};
 #[allow(unused_imports, reason = "each test takes what it needs")]
 pub use receiver::{Answer, Received, Receiver};
+#[allow(unused_imports, reason = "each test takes what it needs")]
+pub use stage::{Stage, assert_chain, until};
 
 /// After this long without the awaited event a test has failed. It is no sleep: an event ends the wait.
 pub const PATIENCE: Duration = Duration::from_secs(30);

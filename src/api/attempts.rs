@@ -1,6 +1,5 @@
 //! What came of each try of a message?
 
-use chrono::{DateTime, Utc};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
@@ -8,6 +7,7 @@ use serde::Serialize;
 
 use super::auth::{Caller, Scope};
 use super::document::Tag;
+use super::names::Timestamp;
 use super::pagination::{List, Page, default_limit, page, parse_cursor};
 use super::payload::Reply;
 use super::problem::{Answers, Calling, Problem};
@@ -25,13 +25,16 @@ pub struct AttemptsApi {
 pub struct AttemptDocument {
     /// From 1
     pub number: i32,
-    pub at: DateTime<Utc>,
+    pub at: Timestamp,
     /// The receiver's answer, if there was one
+    #[oai(nullable)]
     pub status_code: Option<i16>,
     /// null when it was delivered
+    #[oai(nullable)]
     pub error: Option<String>,
     pub duration_ms: i32,
     /// The start of the answer's body
+    #[oai(nullable)]
     pub response: Option<String>,
 }
 
@@ -41,7 +44,7 @@ impl AttemptsApi {
     #[oai(path = "/messages/:id/attempts", method = "get", operation_id = "listAttempts")]
     async fn list(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesRead")] caller: Caller,
         id: Path<MessageId>,
         #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "500")))] limit: Query<u16>,
         /// `next` of the page before
@@ -64,7 +67,7 @@ impl From<Attempt> for AttemptDocument {
     fn from(attempt: Attempt) -> Self {
         AttemptDocument {
             number: attempt.number,
-            at: attempt.at,
+            at: attempt.at.into(),
             status_code: attempt.status_code,
             error: attempt.error,
             duration_ms: attempt.duration_ms,
@@ -77,7 +80,7 @@ impl Example for AttemptDocument {
     fn example() -> Self {
         AttemptDocument {
             number: 1,
-            at: DateTime::UNIX_EPOCH,
+            at: Timestamp::example(0),
             status_code: Some(500),
             error: Some("status".to_owned()),
             duration_ms: 12,

@@ -1,6 +1,5 @@
 //! How are the messages that were given up on seen, queued again, and thrown away?
 
-use chrono::{DateTime, Utc};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
@@ -11,6 +10,7 @@ use super::content::{RawJson, show};
 use super::document::Tag;
 use super::entries::Entries;
 use super::messages::{MessageQueued, example_id, split};
+use super::names::Timestamp;
 use super::pagination::{List, Page, default_limit, page, parse_cursor};
 use super::payload::{Created, Gone, JsonBody, Reply, RequestShape, only_an_object};
 use super::problem::{Answers, Ending, Listing, Posting, Problem, Reading, Redriving};
@@ -39,10 +39,11 @@ pub struct DeadLetterDocument {
     /// exhausted or expired
     pub state: MessageState,
     pub attempts: i32,
+    #[oai(nullable)]
     pub last_error: Option<String>,
-    pub created_at: DateTime<Utc>,
-    pub expires_at: DateTime<Utc>,
-    pub ended_at: DateTime<Utc>,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub ended_at: Timestamp,
     pub content_type: String,
     pub headers: Entries<String>,
     /// JSON as it stands, or a text; not in lists
@@ -80,7 +81,7 @@ impl DeadLettersApi {
     #[oai(path = "/dead-letters", method = "get", operation_id = "listDeadLetters")]
     async fn list(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesRead")] caller: Caller,
         /// Only this destination's; none where there is no such destination
         destination_id: Query<Option<i64>>,
         #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "500")))] limit: Query<u16>,
@@ -98,7 +99,11 @@ impl DeadLettersApi {
 
     /// Show a dead letter
     #[oai(path = "/dead-letters/:id", method = "get", operation_id = "getDeadLetter")]
-    async fn get(&self, caller: Caller, id: Path<MessageId>) -> Result<Reply<DeadLetterDocument>, Answers<Reading>> {
+    async fn get(
+        &self,
+        #[oai(scope = "Scope::MessagesRead")] caller: Caller,
+        id: Path<MessageId>,
+    ) -> Result<Reply<DeadLetterDocument>, Answers<Reading>> {
         let tenancy = caller.require(Scope::MessagesRead)?;
         let found = self.state.store.find_dead_letter(id.0, tenancy.as_deref()).await?;
         Ok(Reply(found.ok_or_else(Problem::not_found)?.into()))
@@ -106,7 +111,11 @@ impl DeadLettersApi {
 
     /// Throw a dead letter away
     #[oai(path = "/dead-letters/:id", method = "delete", operation_id = "deleteDeadLetter")]
-    async fn delete(&self, caller: Caller, id: Path<MessageId>) -> Result<Gone, Answers<Ending>> {
+    async fn delete(
+        &self,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
+        id: Path<MessageId>,
+    ) -> Result<Gone, Answers<Ending>> {
         let tenancy = caller.require(Scope::MessagesWrite)?;
         if self.state.store.delete_dead_letter(id.0, tenancy.as_deref()).await? {
             Ok(Gone)
@@ -119,7 +128,11 @@ impl DeadLettersApi {
     ///
     /// At the tail of its queue, under a new id, for a day anew.
     #[oai(path = "/dead-letters/:id/redrive", method = "post", operation_id = "redriveDeadLetter")]
-    async fn redrive(&self, caller: Caller, id: Path<MessageId>) -> Result<Created<MessageQueued>, Answers<Redriving>> {
+    async fn redrive(
+        &self,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
+        id: Path<MessageId>,
+    ) -> Result<Created<MessageQueued>, Answers<Redriving>> {
         let tenancy = caller.require(Scope::MessagesWrite)?;
         let MessageId { destination, sequence } = id.0;
         let AppState { store, enqueuer, .. } = &self.state;
@@ -136,7 +149,7 @@ impl DeadLettersApi {
     #[oai(path = "/dead-letters/redrive", method = "post", operation_id = "redriveDeadLetters")]
     async fn redrive_all(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
         body: JsonBody<RedriveRequest>,
     ) -> Result<Created<RedrivenMessages>, Answers<Posting>> {
         let tenancy = caller.require(Scope::MessagesWrite)?;
@@ -188,9 +201,9 @@ impl From<DeadLetter> for DeadLetterDocument {
             state: letter.state,
             attempts: letter.attempts,
             last_error: letter.last_error,
-            created_at: letter.created_at,
-            expires_at: letter.expires_at,
-            ended_at: letter.ended_at,
+            created_at: letter.created_at.into(),
+            expires_at: letter.expires_at.into(),
+            ended_at: letter.ended_at.into(),
             headers: Entries::shown(&letter.headers),
             content_type: letter.content_type,
             payload,
@@ -201,7 +214,7 @@ impl From<DeadLetter> for DeadLetterDocument {
 
 impl Example for DeadLetterDocument {
     fn example() -> Self {
-        let (id, at) = (example_id(), DateTime::UNIX_EPOCH);
+        let id = example_id();
         DeadLetterDocument {
             id,
             destination_id: id.destination,
@@ -209,9 +222,9 @@ impl Example for DeadLetterDocument {
             state: MessageState::Exhausted,
             attempts: 4,
             last_error: Some("status: 500".to_owned()),
-            created_at: at,
-            expires_at: at + chrono::TimeDelta::days(1),
-            ended_at: at + chrono::TimeDelta::seconds(10),
+            created_at: Timestamp::example(0),
+            expires_at: Timestamp::example(86_400),
+            ended_at: Timestamp::example(10),
             content_type: "application/json".to_owned(),
             headers: Entries::default(),
             payload: serde_json::from_str(r#"{"order": 1017, "state": "paid"}"#).ok(),

@@ -40,7 +40,7 @@ impl DestinationsApi {
     #[oai(path = "/destinations", method = "post", operation_id = "createDestination")]
     async fn create(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
         /// The same key with the same body within 24 hours answers the first answer again
         #[oai(name = "Idempotency-Key")]
         key: Idempotency,
@@ -57,6 +57,7 @@ impl DestinationsApi {
         {
             return Ok(created(known, settings));
         }
+        self.state.check_secrets(&settings.headers)?;
         self.state.check_url(&settings.url).await?;
         let registered = store.create_destination(tenant, &settings, key.as_ref()).await?;
         Ok(created(registered, settings))
@@ -66,7 +67,7 @@ impl DestinationsApi {
     #[oai(path = "/destinations", method = "get", operation_id = "listDestinations")]
     async fn list(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsRead")] caller: Caller,
         /// Only those with exactly this URL
         url: Query<Option<String>>,
         /// Only those in this state
@@ -86,7 +87,11 @@ impl DestinationsApi {
 
     /// Show a destination
     #[oai(path = "/destinations/:id", method = "get", operation_id = "getDestination")]
-    async fn get(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<DestinationView>, Answers<Reading>> {
+    async fn get(
+        &self,
+        #[oai(scope = "Scope::DestinationsRead")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<DestinationView>, Answers<Reading>> {
         let tenancy = caller.require(Scope::DestinationsRead)?;
         let found = self.state.store.find_destination(id.0, tenancy.as_deref()).await?;
         Ok(Reply(found.ok_or_else(Problem::not_found)?.into()))
@@ -99,7 +104,7 @@ impl DestinationsApi {
     #[oai(path = "/destinations/:id", method = "put", operation_id = "replaceDestination")]
     async fn replace(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
         id: Path<DestinationId>,
         body: JsonBody<DestinationBody>,
     ) -> Result<Reply<DestinationView>, Answers<Changing>> {
@@ -114,7 +119,7 @@ impl DestinationsApi {
     #[oai(path = "/destinations/:id", method = "patch", operation_id = "changeDestination")]
     async fn patch(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
         id: Path<DestinationId>,
         body: JsonBody<DestinationPatch>,
     ) -> Result<Reply<DestinationView>, Answers<Changing>> {
@@ -128,7 +133,11 @@ impl DestinationsApi {
     ///
     /// After the answer nothing of it is sent, save one message that was in flight.
     #[oai(path = "/destinations/:id", method = "delete", operation_id = "deleteDestination")]
-    async fn delete(&self, caller: Caller, id: Path<DestinationId>) -> Result<Gone, Answers<Ending>> {
+    async fn delete(
+        &self,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Gone, Answers<Ending>> {
         let tenancy = caller.require(Scope::DestinationsWrite)?;
         self.state.store.remove_destination(id.0, tenancy.as_deref()).await?;
         Ok(Gone)
@@ -147,6 +156,9 @@ impl DestinationsApi {
         for _ in 0..CHANGE_TRIES {
             let before = store.find_destination(id, tenant).await?.ok_or_else(Problem::not_found)?;
             let settings = choose(&before.settings)?;
+            if settings.headers != before.settings.headers {
+                self.state.check_secrets(&settings.headers)?;
+            }
             if settings.url != before.settings.url {
                 self.state.check_url(&settings.url).await?;
             }

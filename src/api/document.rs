@@ -14,7 +14,9 @@ use super::destinations::DestinationsApi;
 use super::health::HealthApi;
 use super::messages::MessagesApi;
 use super::queues::QueuesApi;
+use super::replays::ReplaysApi;
 use super::routes::AppState;
+use super::trials::TrialsApi;
 use super::workers::WorkersApi;
 
 #[derive(Tags)]
@@ -34,7 +36,17 @@ pub enum Tag {
     Health,
 }
 
-pub type All = (DestinationsApi, QueuesApi, MessagesApi, AttemptsApi, DeadLettersApi, WorkersApi, HealthApi);
+pub type All = (
+    DestinationsApi,
+    QueuesApi,
+    TrialsApi,
+    MessagesApi,
+    AttemptsApi,
+    DeadLettersApi,
+    ReplaysApi,
+    WorkersApi,
+    HealthApi,
+);
 
 /// All operations.
 pub struct Apis;
@@ -44,9 +56,11 @@ impl Apis {
         (
             DestinationsApi { state: state.clone() },
             QueuesApi { state: state.clone() },
+            TrialsApi { state: state.clone() },
             MessagesApi { state: state.clone() },
             AttemptsApi { state: state.clone() },
             DeadLettersApi { state: state.clone() },
+            ReplaysApi { state: state.clone() },
             WorkersApi { state: state.clone() },
             HealthApi { state },
         )

@@ -31,7 +31,7 @@ impl MessagesApi {
     #[oai(path = "/messages", method = "post", operation_id = "postMessage")]
     async fn post(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
         /// The same key with the same body within 24 hours answers the first answer again
         #[oai(name = "Idempotency-Key")]
         key: Idempotency,
@@ -52,7 +52,7 @@ impl MessagesApi {
     #[oai(path = "/messages/batch", method = "post", operation_id = "postMessages")]
     async fn post_batch(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
         /// The same key with the same body within 24 hours answers the first answer again
         #[oai(name = "Idempotency-Key")]
         key: Idempotency,
@@ -71,7 +71,7 @@ impl MessagesApi {
     #[oai(path = "/messages", method = "get", operation_id = "listMessages")]
     async fn list(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::MessagesRead")] caller: Caller,
         /// Only this destination's; none where there is no such destination
         destination_id: Query<Option<i64>>,
         #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "500")))] limit: Query<u16>,
@@ -91,7 +91,11 @@ impl MessagesApi {
     ///
     /// While it is queued, and as long as its outcome is kept.
     #[oai(path = "/messages/:id", method = "get", operation_id = "getMessage")]
-    async fn get(&self, caller: Caller, id: Path<MessageId>) -> Result<Reply<MessageDocument>, Answers<Reading>> {
+    async fn get(
+        &self,
+        #[oai(scope = "Scope::MessagesRead")] caller: Caller,
+        id: Path<MessageId>,
+    ) -> Result<Reply<MessageDocument>, Answers<Reading>> {
         let tenancy = caller.require(Scope::MessagesRead)?;
         let found = self.state.store.find_message(id.0, tenancy.as_deref()).await?;
         Ok(Reply(found.ok_or_else(Problem::not_found)?.into()))
@@ -101,7 +105,11 @@ impl MessagesApi {
     ///
     /// It will never be delivered; 409 when it is in flight.
     #[oai(path = "/messages/:id", method = "delete", operation_id = "deleteMessage")]
-    async fn delete(&self, caller: Caller, id: Path<MessageId>) -> Result<Gone, Answers<Ending>> {
+    async fn delete(
+        &self,
+        #[oai(scope = "Scope::MessagesWrite")] caller: Caller,
+        id: Path<MessageId>,
+    ) -> Result<Gone, Answers<Ending>> {
         let tenancy = caller.require(Scope::MessagesWrite)?;
         let MessageId { destination, sequence } = id.0;
         self.state.check_visible(destination, tenancy.as_deref()).await?;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use chrono::{DateTime, Utc};
 use poem_openapi::registry::MetaSchema;
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON};
 use serde::de::Error as _;
@@ -157,5 +158,38 @@ impl ParseFromJSON for MessageId {
 impl ParseFromParameter for MessageId {
     fn parse_from_parameter(value: &str) -> ParseResult<Self> {
         value.parse().map_err(ParseError::custom)
+    }
+}
+
+/// RFC 3339 in UTC, with a Z. (poem-openapi's own form of a DateTime ends in +00:00.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(DateTime<Utc>);
+
+simple_type!(Timestamp, "Timestamp", MetaSchema::new_with_format("string", "date-time"));
+
+impl From<DateTime<Utc>> for Timestamp {
+    fn from(at: DateTime<Utc>) -> Self {
+        Timestamp(at)
+    }
+}
+
+impl Timestamp {
+    /// For the document.
+    pub fn example(seconds: i64) -> Timestamp {
+        let noon = DateTime::from_timestamp(1_767_268_800, 0).unwrap_or_default();
+        Timestamp(noon + chrono::TimeDelta::seconds(seconds))
+    }
+}
+
+impl ToJSON for Timestamp {
+    fn to_json(&self) -> Option<Value> {
+        serde_json::to_value(self.0).ok()
+    }
+}
+
+impl ParseFromJSON for Timestamp {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        DateTime::parse_from_json(value).map(Timestamp).map_err(ParseError::propagate)
     }
 }

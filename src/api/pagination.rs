@@ -26,6 +26,7 @@ pub fn default_limit() -> u16 {
 pub struct Page<T: Type + ParseFromJSON + ToJSON + Send + Sync + Example> {
     pub data: Vec<T>,
     /// For `after`; null on the last page
+    #[oai(nullable)]
     pub next: Option<String>,
 }
 

@@ -15,7 +15,9 @@ use poem_openapi::Object;
 use poem_openapi::types::Example;
 use serde::Serialize;
 
-pub use documented::{Answers, Calling, Changing, Creating, Ending, Listing, Posting, Reading, Redriving, Serving};
+pub use documented::{
+    Answers, Calling, Changing, Creating, Ending, Listing, Posting, Reading, Redriving, Replaying, Serving,
+};
 pub use framework::into_problem;
 
 use crate::api::auth::AuthError;
@@ -30,10 +32,13 @@ const RETRY_AFTER_SECONDS: u32 = 1;
 /// A full queue drains at the pace of its receiver.
 const FULL_RETRY_AFTER_SECONDS: u32 = 5;
 
-/// An error as its client sees it.
+/// An error as its client sees it. Boxed: it is the rare case of many results.
 #[derive(Debug, thiserror::Error)]
-#[error("{status}: {detail}")]
-pub struct Problem {
+#[error("{}: {}", .0.status, .0.detail)]
+pub struct Problem(Box<Told>);
+
+#[derive(Debug)]
+struct Told {
     status: StatusCode,
     detail: Cow<'static, str>,
     errors: Vec<Fault>,
@@ -85,7 +90,14 @@ impl Fault {
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { status, detail: detail.into(), errors: Vec::new(), retry_after: None, challenge: None, allow: None }
+        Problem(Box::new(Told {
+            status,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            challenge: None,
+            allow: None,
+        }))
     }
 
     pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Problem {
@@ -114,22 +126,27 @@ impl Problem {
     }
 
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { retry_after: Some(RETRY_AFTER_SECONDS), ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(RETRY_AFTER_SECONDS)
     }
 
     #[cfg(test)]
     pub fn errors(&self) -> &[Fault] {
-        &self.errors
+        &self.0.errors
     }
 
     pub fn with_errors(mut self, errors: Vec<Fault>) -> Problem {
-        self.errors = errors;
+        self.0.errors = errors;
+        self
+    }
+
+    fn with_retry_after(mut self, seconds: u32) -> Problem {
+        self.0.retry_after = Some(seconds);
         self
     }
 
     /// For a 405: what is allowed.
     pub fn with_allow(mut self, methods: HeaderValue) -> Problem {
-        self.allow = Some(methods);
+        self.0.allow = Some(methods);
         self
     }
 
@@ -139,11 +156,9 @@ impl Problem {
             Rejection::UnknownDestination => Problem::wrong_at(pointer, "there is no such destination"),
             Rejection::Disabled => Problem::conflict("the destination is disabled")
                 .with_errors(vec![Fault::new(pointer, "it is disabled; resume it first")]),
-            Rejection::Full => Problem {
-                retry_after: Some(FULL_RETRY_AFTER_SECONDS),
-                ..Problem::new(StatusCode::TOO_MANY_REQUESTS, "the destination's queue is full")
-                    .with_errors(vec![Fault::new(pointer, "it has max_queue_depth messages")])
-            },
+            Rejection::Full => Problem::new(StatusCode::TOO_MANY_REQUESTS, "the destination's queue is full")
+                .with_errors(vec![Fault::new(pointer, "it has max_queue_depth messages")])
+                .with_retry_after(FULL_RETRY_AFTER_SECONDS),
         }
     }
 
@@ -178,7 +193,9 @@ impl From<StoreError> for Problem {
 
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Problem {
-        Problem { challenge: error.challenge(), ..Problem::new(error.status(), error.to_string()) }
+        let mut problem = Problem::new(error.status(), error.to_string());
+        problem.0.challenge = error.challenge();
+        problem
     }
 }
 
@@ -213,7 +230,7 @@ impl From<RedriveError> for Problem {
     }
 }
 
-fn document(problem: &Problem) -> ProblemDocument {
+fn document(Problem(problem): &Problem) -> ProblemDocument {
     ProblemDocument {
         kind: "about:blank".to_owned(),
         title: problem.status.canonical_reason().unwrap_or("Error").to_owned(),
@@ -225,23 +242,23 @@ fn document(problem: &Problem) -> ProblemDocument {
 
 impl ResponseError for Problem {
     fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     fn as_response(&self) -> Response {
         let body = serde_json::to_vec(&document(self)).expect("a structure of strings is always JSON");
         let mut response = Response::builder()
-            .status(self.status)
+            .status(self.0.status)
             .header(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))
             .body(Body::from_vec(body));
         let headers = response.headers_mut();
-        if let Some(seconds) = self.retry_after {
+        if let Some(seconds) = self.0.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if let Some(challenge) = &self.challenge {
+        if let Some(challenge) = &self.0.challenge {
             headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
         }
-        if let Some(methods) = &self.allow {
+        if let Some(methods) = &self.0.allow {
             headers.insert(header::ALLOW, methods.clone());
         }
         response

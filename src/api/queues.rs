@@ -1,6 +1,5 @@
 //! Why does a queue move or not, and how is it steered?
 
-use chrono::{DateTime, Utc};
 use poem_openapi::param::Path;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
@@ -8,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::{Caller, Scope};
 use super::document::Tag;
+use super::names::Timestamp;
 use super::payload::{JsonBody, Reply, RequestShape, only_an_object};
 use super::problem::{Answers, Changing, Ending, Problem, Reading};
 use super::routes::AppState;
@@ -25,6 +25,7 @@ pub struct QueuesApi {
 #[oai(deny_unknown_fields, example)]
 pub struct HeadChoice {
     /// 409 when another one is the head
+    #[oai(nullable)]
     pub message_id: Option<MessageId>,
 }
 
@@ -42,28 +43,20 @@ impl Example for HeadChoice {
     }
 }
 
-impl HeadChoice {
-    /// A message of another queue is not this one's head.
-    fn within(&self, id: DestinationId) -> Result<Option<Sequence>, Problem> {
-        match self.message_id {
-            None => Ok(None),
-            Some(message) if message.destination == id => Ok(Some(message.sequence)),
-            Some(_) => Err(Problem::conflict("that message is another destination's")),
-        }
-    }
-}
-
 /// A queue at this moment
 #[derive(Debug, Serialize, Object)]
 #[oai(rename = "Queue", example)]
 pub struct QueueDocument {
     /// Messages that wait, the head included
     pub depth: i64,
-    pub oldest_created_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    pub oldest_created_at: Option<Timestamp>,
     pub state: QueueState,
     /// The message that is sent next, or right now
+    #[oai(nullable)]
     pub head: Option<HeadDocument>,
     /// Who serves it
+    #[oai(nullable)]
     pub worker: Option<HolderDocument>,
 }
 
@@ -72,8 +65,10 @@ pub struct QueueDocument {
 pub struct HeadDocument {
     pub id: MessageId,
     pub attempts: i32,
+    #[oai(nullable)]
     pub last_error: Option<String>,
-    pub next_attempt_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    pub next_attempt_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Serialize, Object)]
@@ -81,14 +76,19 @@ pub struct HeadDocument {
 pub struct HolderDocument {
     pub id: WorkerId,
     pub host: String,
-    pub since: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    pub since: Option<Timestamp>,
 }
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Queues")]
 impl QueuesApi {
     /// Show why a queue moves or does not
     #[oai(path = "/destinations/:id/queue", method = "get", operation_id = "getQueue")]
-    async fn get(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<QueueDocument>, Answers<Reading>> {
+    async fn get(
+        &self,
+        #[oai(scope = "Scope::DestinationsRead")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<QueueDocument>, Answers<Reading>> {
         let tenancy = caller.require(Scope::DestinationsRead)?;
         Ok(Reply(self.show(id.0, tenancy.as_deref()).await?))
     }
@@ -97,7 +97,11 @@ impl QueuesApi {
     ///
     /// After the answer nothing is sent, save what was in flight. New messages are queued.
     #[oai(path = "/destinations/:id/pause", method = "post", operation_id = "pauseDestination")]
-    async fn pause(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<QueueDocument>, Answers<Ending>> {
+    async fn pause(
+        &self,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<QueueDocument>, Answers<Ending>> {
         Ok(self.steer(&caller, id.0, Control::Pause).await?)
     }
 
@@ -105,7 +109,11 @@ impl QueuesApi {
     ///
     /// One that was paused, or disabled by its receiver's 410.
     #[oai(path = "/destinations/:id/resume", method = "post", operation_id = "resumeDestination")]
-    async fn resume(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<QueueDocument>, Answers<Ending>> {
+    async fn resume(
+        &self,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<QueueDocument>, Answers<Ending>> {
         Ok(self.steer(&caller, id.0, Control::Resume).await?)
     }
 
@@ -115,12 +123,11 @@ impl QueuesApi {
     #[oai(path = "/destinations/:id/retry-now", method = "post", operation_id = "retryNow")]
     async fn retry_now(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
         id: Path<DestinationId>,
         body: JsonBody<HeadChoice>,
     ) -> Result<Reply<QueueDocument>, Answers<Changing>> {
-        let control = Control::RetryNow(body.value.within(id.0)?);
-        Ok(self.steer(&caller, id.0, control).await?)
+        Ok(self.steer_head(&caller, id.0, &body.value, Control::RetryNow).await?)
     }
 
     /// Give up on the head
@@ -130,17 +137,20 @@ impl QueuesApi {
     #[oai(path = "/destinations/:id/skip", method = "post", operation_id = "skipHead")]
     async fn skip(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
         id: Path<DestinationId>,
         body: JsonBody<HeadChoice>,
     ) -> Result<Reply<QueueDocument>, Answers<Changing>> {
-        let control = Control::Skip(body.value.within(id.0)?);
-        Ok(self.steer(&caller, id.0, control).await?)
+        Ok(self.steer_head(&caller, id.0, &body.value, Control::Skip).await?)
     }
 
     /// Remove all that is queued and not in flight
     #[oai(path = "/destinations/:id/purge", method = "post", operation_id = "purgeQueue")]
-    async fn purge(&self, caller: Caller, id: Path<DestinationId>) -> Result<Reply<QueueDocument>, Answers<Ending>> {
+    async fn purge(
+        &self,
+        #[oai(scope = "Scope::DestinationsWrite")] caller: Caller,
+        id: Path<DestinationId>,
+    ) -> Result<Reply<QueueDocument>, Answers<Ending>> {
         Ok(self.steer(&caller, id.0, Control::Purge).await?)
     }
 }
@@ -162,26 +172,45 @@ impl QueuesApi {
         self.state.store.control(id, control).await?;
         Ok(Reply(self.show(id, tenancy.as_deref()).await?))
     }
+
+    async fn steer_head(
+        &self,
+        caller: &Caller,
+        id: DestinationId,
+        choice: &HeadChoice,
+        control: fn(Option<Sequence>) -> Control,
+    ) -> Result<Reply<QueueDocument>, Problem> {
+        if let Some(message) = choice.message_id.filter(|message| message.destination != id) {
+            let tenancy = caller.require(Scope::DestinationsWrite)?;
+            self.show(id, tenancy.as_deref()).await?;
+            return Err(Problem::conflict(format!("{message} is in another destination's queue")));
+        }
+        self.steer(caller, id, control(choice.message_id.map(|message| message.sequence))).await
+    }
 }
 
 fn document(destination: DestinationId, view: QueueView) -> QueueDocument {
     QueueDocument {
         depth: view.depth,
-        oldest_created_at: view.oldest_created_at,
+        oldest_created_at: view.oldest_created_at.map(Timestamp::from),
         state: view.state,
         head: view.head.map(|head| HeadDocument {
             id: MessageId { destination, sequence: head.sequence },
             attempts: head.attempts,
             last_error: head.last_error,
-            next_attempt_at: head.next_attempt_at,
+            next_attempt_at: head.next_attempt_at.map(Timestamp::from),
         }),
-        worker: view.worker.map(|worker| HolderDocument { id: worker.id, host: worker.host, since: worker.since }),
+        worker: view.worker.map(|worker| HolderDocument {
+            id: worker.id,
+            host: worker.host,
+            since: worker.since.map(Timestamp::from),
+        }),
     }
 }
 
 impl Example for QueueDocument {
     fn example() -> Self {
-        let at = DateTime::UNIX_EPOCH;
+        let at = Timestamp::example(0);
         QueueDocument {
             depth: 3,
             oldest_created_at: Some(at),
@@ -190,7 +219,7 @@ impl Example for QueueDocument {
                 id: super::messages::example_id(),
                 attempts: 2,
                 last_error: Some("status: 500".to_owned()),
-                next_attempt_at: Some(at + chrono::TimeDelta::seconds(4)),
+                next_attempt_at: Some(Timestamp::example(4)),
             }),
             worker: Some(HolderDocument { id: WorkerId(7), host: "worker-1".to_owned(), since: Some(at) }),
         }

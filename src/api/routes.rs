@@ -11,11 +11,13 @@ use url::Url;
 
 use super::auth::{Verifier, document_token_endpoint};
 use super::browser::{Cors, PageSecurity};
-use super::document::{Apis, description};
+use super::document::{All, Apis, description};
 use super::limits::RateLimits;
+use super::methods::Outermost;
 use super::metrics;
 use super::problem::{Problem, into_problem};
-use crate::domain::{DestinationId, parse_url};
+use crate::delivery::DeliveryClient;
+use crate::domain::{DestinationId, Headers, parse_url};
 use crate::store::Store;
 use crate::store::enqueue::Enqueuer;
 use crate::worker::Counters;
@@ -34,6 +36,8 @@ pub struct AppState {
     pub jwks: Arc<serde_json::Value>,
     pub limits: RateLimits,
     pub cors_origins: Vec<String>,
+    /// Sends test requests.
+    pub client: Option<DeliveryClient>,
     /// Of a worker in the same process.
     pub counters: Option<Arc<Counters>>,
     /// Header values would stand in the database in the clear, which production does not allow.
@@ -52,6 +56,7 @@ impl AppState {
             jwks: Arc::new(serde_json::json!({ "keys": [] })),
             limits: RateLimits::new(None, None),
             cors_origins: Vec::new(),
+            client: None,
             counters: None,
             refuses_secrets: false,
         }
@@ -61,6 +66,17 @@ impl AppState {
     pub(super) async fn check_url(&self, url: &str) -> Result<(), Problem> {
         let url = parse_url(url).map_err(|error| Problem::wrong_at("/url", error.to_string()))?;
         (self.check_url)(url).await.map_err(|reason| Problem::wrong_at("/url", reason))
+    }
+
+    /// 422 for header values where production would have to keep them in the clear.
+    pub(super) fn check_secrets(&self, headers: &Headers) -> Result<(), Problem> {
+        if self.refuses_secrets && !headers.is_empty() {
+            return Err(Problem::wrong_at(
+                "/headers",
+                "header values are kept only encrypted; the operator must give --secrets-key",
+            ));
+        }
+        Ok(())
     }
 
     /// 404 for a destination that is not there for this tenant. Who may see all need not be asked.
@@ -96,8 +112,11 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
             service.call(request).await
         }
     });
-    Route::new()
-        .at("/doc", make_sync(move |_| Html(page.clone())).with(secured))
+    // The page is 1.5 MB, and the same for all who ask.
+    let page = Arc::new(make_sync(move |_| Html(page.clone())).with(secured));
+    let routes = Route::new()
+        .at("/doc", page.clone())
+        .at("/doc/", page)
         .at("/openapi.json", json)
         .at("/openapi.yaml", yaml)
         .at("/.well-known/jwks.json", make_sync(move |_| Json(jwks.as_ref().clone())))
@@ -109,6 +128,6 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what");
             into_problem(problem.into())
         }))
-        .catch_all_error(|error| async move { into_problem(error) })
-        .with(cors)
+        .map_to_response();
+    Outermost::new::<All>(routes).with(cors)
 }

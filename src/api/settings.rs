@@ -1,25 +1,21 @@
-//! What may a client choose for a destination, and how is one shown?
+//! What may a client choose for a destination?
 
 mod merge;
+mod view;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use poem_openapi::Object;
-use poem_openapi::registry::MetaSchema;
-use poem_openapi::types::{Example, ParseError, ParseFromJSON, ParseResult, ToJSON};
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
+use poem_openapi::types::Example;
+use serde::Deserialize;
 
 pub use merge::DestinationPatch;
+pub use view::DestinationView;
 
 use super::entries::{Entries, MASK, parse_headers};
-use super::names::simple_type;
 use super::payload::{RequestShape, given, only_an_object};
 use super::problem::{Fault, Problem};
-use crate::domain::{
-    Destination, DestinationId, DestinationSettings, DestinationState, Headers, OnExhausted, RetryPolicy, parse_url,
-};
+use crate::domain::{DestinationSettings, Headers, OnExhausted, RetryPolicy, parse_url};
 
 const MAX_DESCRIPTION_CHARS: usize = 4096;
 const DEFAULT_RETRY: RetryPolicy = RetryPolicy { max_retries: 3, delay: Duration::from_secs(1), backoff: 1.0 };
@@ -33,10 +29,11 @@ pub struct DestinationBody {
     #[oai(validator(max_length = 2048))]
     pub url: String,
     #[serde(default)]
-    #[oai(validator(max_length = 4096))]
+    #[oai(nullable, validator(max_length = 4096))]
     pub description: Option<String>,
     /// Sent with every request; `***` keeps the stored value
     #[serde(default, deserialize_with = "given")]
+    #[oai(skip_serializing_if_is_none)]
     pub headers: Option<Entries<String>>,
     /// When a message is out of tries: make a dead letter of it and go on, or hold the queue
     #[serde(default, deserialize_with = "given")]
@@ -44,6 +41,7 @@ pub struct DestinationBody {
     pub on_exhausted: Option<OnExhausted>,
     /// null: as the worker's flags say
     #[serde(default)]
+    #[oai(nullable)]
     pub retry: Option<RetryBody>,
     /// From the start of a try to the end of its answer
     #[serde(default, deserialize_with = "given")]
@@ -51,11 +49,11 @@ pub struct DestinationBody {
     pub timeout_seconds: Option<f64>,
     /// Requests start at least 1/max seconds apart; null: no limit
     #[serde(default)]
-    #[oai(validator(minimum(value = "0", exclusive), maximum(value = "10000")))]
+    #[oai(nullable, validator(minimum(value = "0", exclusive), maximum(value = "10000")))]
     pub max_per_second: Option<f64>,
     /// Past so many queued messages another one is refused with 429; null: no limit
     #[serde(default)]
-    #[oai(validator(minimum(value = "1")))]
+    #[oai(nullable, validator(minimum(value = "1")))]
     pub max_queue_depth: Option<i64>,
 }
 
@@ -205,108 +203,6 @@ impl RetryBody {
             Ok(RetryPolicy { max_retries, delay: Duration::from_secs_f64(delay), backoff })
         } else {
             Err(faults)
-        }
-    }
-}
-
-/// A registered URL and how it is delivered to
-#[derive(Debug, Serialize, Object)]
-#[oai(rename = "Destination", example)]
-pub struct DestinationView {
-    pub id: DestinationId,
-    pub url: String,
-    pub description: Option<String>,
-    /// Their values are secrets, so all of them are `***`
-    pub headers: Entries<String>,
-    /// Changes by pause, resume, and a receiver's 410
-    pub state: DestinationState,
-    pub on_exhausted: OnExhausted,
-    pub retry: Option<RetryView>,
-    pub timeout_seconds: Number,
-    pub max_per_second: Option<Number>,
-    pub max_queue_depth: Option<i64>,
-    pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
-}
-
-/// How often and how far apart a failing message is tried
-#[derive(Debug, Serialize, Object)]
-#[oai(rename = "Retry")]
-pub struct RetryView {
-    pub max_retries: u32,
-    pub delay_seconds: Number,
-    pub backoff: Number,
-}
-
-/// A number that shows without a fraction when it has none.
-#[derive(Debug, Clone, Copy)]
-pub struct Number(pub f64);
-
-simple_type!(Number, "Number", MetaSchema::new_with_format("number", "double"));
-
-impl Serialize for Number {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[expect(clippy::cast_possible_truncation, reason = "whole, and small enough to be exact")]
-        if self.0.fract() == 0.0 && self.0.abs() < 9e15 {
-            serializer.serialize_i64(self.0 as i64)
-        } else {
-            serializer.serialize_f64(self.0)
-        }
-    }
-}
-
-impl ToJSON for Number {
-    fn to_json(&self) -> Option<Value> {
-        serde_json::to_value(self).ok()
-    }
-}
-
-impl ParseFromJSON for Number {
-    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
-        f64::parse_from_json(value).map(Number).map_err(ParseError::propagate)
-    }
-}
-
-impl From<Destination> for DestinationView {
-    fn from(destination: Destination) -> Self {
-        let settings = destination.settings;
-        DestinationView {
-            id: destination.id,
-            url: settings.url,
-            description: settings.description,
-            headers: Entries::masked(&settings.headers),
-            state: destination.state,
-            on_exhausted: settings.on_exhausted,
-            retry: settings.retry.map(|retry| RetryView {
-                max_retries: retry.max_retries,
-                delay_seconds: Number(retry.delay.as_secs_f64()),
-                backoff: Number(retry.backoff),
-            }),
-            timeout_seconds: Number(settings.timeout.as_secs_f64()),
-            max_per_second: settings.max_per_second.map(Number),
-            max_queue_depth: settings.max_queue_depth,
-            created_at: destination.created_at,
-            updated_at: destination.updated_at,
-        }
-    }
-}
-
-impl Example for DestinationView {
-    fn example() -> Self {
-        let at = DateTime::UNIX_EPOCH;
-        let mut settings = DestinationSettings::new("https://example.com/hooks".to_owned());
-        settings.retry = Some(DEFAULT_RETRY);
-        DestinationView {
-            headers: Entries(vec![("X-Key".to_owned(), MASK.to_owned())]),
-            ..Destination {
-                id: DestinationId(42),
-                tenant: None,
-                state: DestinationState::Active,
-                settings,
-                created_at: at,
-                updated_at: at,
-            }
-            .into()
         }
     }
 }

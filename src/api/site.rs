@@ -10,7 +10,7 @@ use super::limits::RateLimits;
 use super::routes::{AppState, UrlCheck, app};
 use super::server::{self, ServeError, ServerLimits, ServerOptions, TlsFiles};
 use crate::config::{CommonSettings, Environment, ServeSettings, SettingsError};
-use crate::delivery::Guard;
+use crate::delivery::{DeliveryClient, Guard};
 use crate::store::Store;
 use crate::store::enqueue::Enqueuer;
 use crate::worker::Counters;
@@ -25,16 +25,25 @@ pub enum SiteError {
     Serve(#[from] ServeError),
 }
 
-/// Serves until `stop`. `jwks`: the public keys of deliveries; `counters`: of a worker in this process.
+/// What the API stands on.
+pub struct Foundations {
+    pub store: Store,
+    pub guard: Guard,
+    pub client: DeliveryClient,
+    /// The public keys that deliveries are signed with.
+    pub jwks: serde_json::Value,
+    /// Of a worker in this process.
+    pub counters: Option<Arc<Counters>>,
+}
+
+/// Serves until `stop`.
 pub async fn serve(
-    store: Store,
-    guard: Guard,
-    jwks: serde_json::Value,
-    counters: Option<Arc<Counters>>,
+    foundations: Foundations,
     (settings, common): (&ServeSettings, &CommonSettings),
     stop: CancellationToken,
     on_listening: impl FnOnce(SocketAddr),
 ) -> Result<(), SiteError> {
+    let Foundations { store, guard, client, jwks, counters } = foundations;
     settings.validate(common)?;
     let verifier = Verifier::from_settings(settings, stop.clone()).await?;
     if !verifier.is_enabled() {
@@ -48,6 +57,7 @@ pub async fn serve(
         jwks: Arc::new(jwks),
         limits: RateLimits::new(settings.rate_limit, settings.tenant_rate_limit),
         cors_origins: settings.cors_origins.clone(),
+        client: Some(client),
         counters,
         ..base_state(store, enqueuer.clone(), guard, common)
     };

@@ -1,6 +1,5 @@
 //! Who does the work?
 
-use chrono::{DateTime, Utc};
 use poem_openapi::param::Query;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
@@ -8,6 +7,7 @@ use serde::Serialize;
 
 use super::auth::{Caller, Scope};
 use super::document::Tag;
+use super::names::Timestamp;
 use super::pagination::{List, Page, default_limit, page, parse_cursor};
 use super::payload::Reply;
 use super::problem::{Answers, Listing};
@@ -29,8 +29,9 @@ pub struct WorkerDocument {
     /// general; pinned to one destination; or once, until what is queued is delivered
     pub kind: String,
     /// The one it is pinned to
+    #[oai(nullable)]
     pub destination_id: Option<DestinationId>,
-    pub since: DateTime<Utc>,
+    pub since: Timestamp,
     /// How many it serves right now
     pub destinations: i64,
 }
@@ -41,7 +42,7 @@ impl WorkersApi {
     #[oai(path = "/workers", method = "get", operation_id = "listWorkers")]
     async fn list(
         &self,
-        caller: Caller,
+        #[oai(scope = "Scope::DestinationsRead")] caller: Caller,
         #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "500")))] limit: Query<u16>,
         /// `next` of the page before
         after: Query<Option<String>>,
@@ -61,7 +62,7 @@ impl From<WorkerView> for WorkerDocument {
             pid: view.pid,
             kind: view.kind,
             destination_id: view.destination,
-            since: view.since,
+            since: view.since.into(),
             destinations: view.destinations,
         }
     }
@@ -75,7 +76,7 @@ impl Example for WorkerDocument {
             pid: 4711,
             kind: "general".to_owned(),
             destination_id: None,
-            since: DateTime::UNIX_EPOCH,
+            since: Timestamp::example(0),
             destinations: 120,
         }
     }

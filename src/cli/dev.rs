@@ -68,24 +68,22 @@ async fn run_on(
     settings.worker.persistent = true;
     let parts = assemble(&url, CONNECTIONS, &settings.common).await?;
     // Its Postgres is nobody else's: after a restart no other worker can be sending.
-    let processor = Worker::new(parts.store.clone(), parts.client, settings.worker, host_name()).without_grace();
-    let counters = processor.counters();
+    let processor =
+        Worker::new(parts.store.clone(), parts.client.clone(), settings.worker, host_name()).without_grace();
+    let foundations = api::Foundations {
+        store: parts.store,
+        guard: parts.guard,
+        client: parts.client,
+        jwks: parts.jwks,
+        counters: Some(processor.counters()),
+    };
     let announce = |address| {
         // Nobody may be reading; it runs all the same.
         let _ = print(&greeting(address, &url_file));
     };
     // Whichever ends first, by itself or by the signal, ends the other.
     let api = async {
-        let ended = api::serve(
-            parts.store,
-            parts.guard,
-            parts.jwks,
-            Some(counters),
-            (&settings.serve, &settings.common),
-            stop.clone(),
-            announce,
-        )
-        .await;
+        let ended = api::serve(foundations, (&settings.serve, &settings.common), stop.clone(), announce).await;
         stop.cancel();
         ended
     };

@@ -26,11 +26,12 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), CliError> {
     let (settings, common) = (&arguments.serve, &arguments.common);
     settings.validate(common).map_err(api::SiteError::from)?;
-    let Parts { store, guard, jwks, .. } = assemble(&arguments.database.url, CONNECTIONS, common).await?;
+    let Parts { store, guard, client, jwks } = assemble(&arguments.database.url, CONNECTIONS, common).await?;
     let announce = |address| {
         // A service's stdout may be closed; that is no reason not to serve.
         let _ = print(&format!("the API listens on http://{address}, its documentation is http://{address}/doc\n"));
     };
-    api::serve(store, guard, jwks, None, (settings, common), stop, announce).await?;
+    let foundations = api::Foundations { store, guard, client, jwks, counters: None };
+    api::serve(foundations, (settings, common), stop, announce).await?;
     Ok(())
 }

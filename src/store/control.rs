@@ -197,7 +197,13 @@ impl Store {
         Ok(rows.first().map_or(Progress::Busy, |row| read_answer(&row.get::<_, Value>(0))))
     }
 
-    async fn ask(&self, id: DestinationId, kind: &str, arguments: &Value, within: Duration) -> Result<i64, StoreError> {
+    pub(super) async fn ask(
+        &self,
+        id: DestinationId,
+        kind: &str,
+        arguments: &Value,
+        within: Duration,
+    ) -> Result<i64, StoreError> {
         let within_ms = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let rows = self
             .query(
@@ -208,7 +214,7 @@ impl Store {
         rows.first().map(|row| row.get(0)).ok_or_else(|| StoreError::Corrupt("ask gave no id".to_owned()))
     }
 
-    async fn collect_answer(&self, request: i64, withdraw: bool) -> Result<Option<Value>, StoreError> {
+    pub(super) async fn collect_answer(&self, request: i64, withdraw: bool) -> Result<Option<Value>, StoreError> {
         let rows = self
             .query("select orderly.collect_answer($1, $2)", &[(&request, Type::INT8), (&withdraw, Type::BOOL)])
             .await?;
@@ -216,7 +222,7 @@ impl Store {
     }
 }
 
-fn finish(answer: &Value) -> Result<(), ControlError> {
+pub(super) fn finish(answer: &Value) -> Result<(), ControlError> {
     match read_answer(answer) {
         Progress::Done(result) => result,
         Progress::Busy | Progress::More => Err(StoreError::Corrupt(format!("a holder answered {answer}")).into()),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bell::Bell;
 use super::{Store, StoreError};
+use crate::broken::{self, Broken};
 use crate::domain::{DestinationId, MessageId, NewMessage, Sequence};
 
 /// One transaction takes at most so many messages, and so many bytes (or one request, if that is more).
@@ -26,8 +27,11 @@ const MAX_ITEMS: usize = 1_000;
 const MAX_BYTES: usize = 8 << 20;
 /// Requests that wait for the writer; past it, posting waits.
 const BACKLOG: usize = 4_096;
-/// A client hears within 5 s that a destination's lock was not to be had.
-const PATIENCE: Duration = Duration::from_millis(4_000);
+/// A client hears within 5 s that a destination's lock was not to be had: after so long nobody waits for it
+/// once more, which takes up to 2 s (`lock_timeout` in `enqueue_batch`, twice behind another waiter).
+const PATIENCE: Duration = Duration::from_millis(2_000);
+/// So many connections may wait for locks that others hold; the rest of the pool is for who need not wait (G5).
+const WAITERS: usize = 4;
 
 /// A message with its place.
 #[derive(Debug, Clone)]
@@ -69,6 +73,7 @@ pub enum Rejection {
 type Answer = Result<Vec<Queued>, EnqueueError>;
 
 struct Post {
+    since: Instant,
     tenant: Option<String>,
     messages: Vec<NewMessage>,
     answer: oneshot::Sender<Answer>,
@@ -93,13 +98,20 @@ struct Writer {
     bell: Bell,
     /// For each destination that somebody locks: the posts that wait for the one task that waits for it.
     waiting: Mutex<HashMap<i64, Vec<Post>>>,
+    waiters: Semaphore,
 }
 
 impl Enqueuer {
     /// Runs until `stop`, and answers what it has by then.
     pub fn start(store: Store, stop: CancellationToken) -> Enqueuer {
         let bell = Bell::start(store.clone(), stop.clone());
-        let writer = Arc::new(Writer { store, bell, waiting: Mutex::default(), accepted: AtomicU64::new(0) });
+        let writer = Arc::new(Writer {
+            store,
+            bell,
+            waiting: Mutex::default(),
+            waiters: Semaphore::new(WAITERS),
+            accepted: AtomicU64::new(0),
+        });
         let (posts, incoming) = mpsc::channel(BACKLOG);
         tokio::spawn(write_posts(writer.clone(), incoming, stop));
         Enqueuer { posts, writer }
@@ -108,7 +120,7 @@ impl Enqueuer {
     /// All of the messages or none, in their order. `tenant`: only its destinations are known.
     pub async fn enqueue(&self, tenant: Option<&str>, messages: Vec<NewMessage>) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let post = Post { tenant: tenant.map(str::to_owned), messages, answer };
+        let post = Post { since: Instant::now(), tenant: tenant.map(str::to_owned), messages, answer };
         let stopping = || EnqueueError::Store(StoreError::Unreachable("the process is stopping".into()));
         self.posts.send(post).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?
@@ -119,6 +131,10 @@ impl Enqueuer {
         let deadline = Instant::now() + PATIENCE;
         let mut wait_for = None;
         loop {
+            let _waiter = match wait_for {
+                None => None,
+                Some(_) => Some(self.writer.waiter(deadline).await.ok_or_else(too_long)?),
+            };
             let columns = Columns::of([messages.as_slice()]);
             let rows = self
                 .writer
@@ -226,6 +242,9 @@ impl Writer {
     async fn write(self: &Arc<Self>, posts: Vec<Post>, wait_for: Option<i64>) -> Vec<Post> {
         let mut still_locked = Vec::new();
         let mut rung = Vec::new();
+        if broken::is(Broken::BellBeforeCommit) {
+            self.bell.ring(posts.iter().flat_map(|post| &post.messages).map(|message| message.destination.0));
+        }
         for (post, verdict) in self.transact(posts, wait_for, &mut rung).await {
             match verdict {
                 Verdict::Ended(answer) => {
@@ -236,7 +255,7 @@ impl Writer {
                 Verdict::Locked(destination) => self.wait_apart(destination, post),
             }
         }
-        if !rung.is_empty() {
+        if !rung.is_empty() && !broken::is(Broken::BellBeforeCommit) {
             self.accepted.fetch_add(rung.len() as u64, Ordering::Relaxed);
             self.bell.ring(rung);
         }
@@ -314,6 +333,11 @@ impl Writer {
             .await
     }
 
+    /// The right to wait for a lock on a connection; `None`: it was not to be had by then.
+    async fn waiter(&self, by: Instant) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout_at(by, self.waiters.acquire()).await.ok()?.ok()
+    }
+
     /// One task and one connection for each locked destination, carrying all its waiting posts.
     fn wait_apart(self: &Arc<Self>, destination: i64, post: Post) {
         let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -343,25 +367,24 @@ impl Writer {
 }
 
 async fn wait_for_lock(writer: Arc<Writer>, destination: i64) {
-    let mut held: Vec<(Instant, Post)> = Vec::new();
+    let mut held: Vec<Post> = Vec::new();
     loop {
-        let now = Instant::now();
-        held.extend(writer.take_waiting(destination).into_iter().map(|post| (now + PATIENCE, post)));
-        let (due, rest): (Vec<_>, Vec<_>) = held.into_iter().partition(|(deadline, _)| *deadline <= now);
-        for (_, post) in due {
+        held.extend(writer.take_waiting(destination));
+        let (due, rest): (Vec<_>, Vec<_>) = held.into_iter().partition(|post| post.since.elapsed() >= PATIENCE);
+        for post in due {
             let _ = post.answer.send(Err(too_long()));
         }
-        if rest.is_empty() {
+        held = rest;
+        let Some(oldest) = held.iter().map(|post| post.since).min() else {
             if writer.nobody_waits(destination) {
                 return;
             }
-            held = rest;
             continue;
+        };
+        // Without the right to wait the oldest are due by now.
+        if let Some(_waiter) = writer.waiter(oldest + PATIENCE).await {
+            held = Box::pin(writer.write(held, Some(destination))).await;
         }
-        let deadline = rest.iter().map(|(deadline, _)| *deadline).min().unwrap_or(now);
-        let posts = rest.into_iter().map(|(_, post)| post).collect();
-        let still_locked = Box::pin(writer.write(posts, Some(destination))).await;
-        held = still_locked.into_iter().map(|post| (deadline, post)).collect();
     }
 }
 

@@ -21,6 +21,27 @@ pub enum StoreError {
     Settings(String),
 }
 
+impl StoreError {
+    /// What Postgres calls it, if it was Postgres that spoke.
+    fn sql_state(&self) -> Option<&SqlState> {
+        match self {
+            StoreError::Unreachable(source) => source.downcast_ref::<tokio_postgres::Error>()?.code(),
+            StoreError::Busy(error) | StoreError::Refused(error) => error.code(),
+            StoreError::Corrupt(_) | StoreError::Settings(_) => None,
+        }
+    }
+
+    /// The cluster's lock table (or memory) is full, for everybody.
+    pub fn is_out_of_locks(&self) -> bool {
+        self.sql_state() == Some(&SqlState::OUT_OF_MEMORY)
+    }
+
+    /// It passes by itself or when an operator makes room: a full disk, a lock, a lack of memory.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, StoreError::Unreachable(_) | StoreError::Busy(_))
+    }
+}
+
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         if error.is_closed() {

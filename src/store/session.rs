@@ -17,6 +17,7 @@ use url::Url;
 
 use super::connect::{Connector, Dedicated, Socket};
 use super::{Sealer, StoreError};
+use crate::broken::{self, Broken};
 use crate::domain::{
     DestinationId, DestinationState, Headers, HmacSecret, Message, OnExhausted, Policy, RetryPolicy, Sequence, WorkerId,
 };
@@ -34,7 +35,7 @@ const SESSION_SETTINGS: &str = "
 /// The watch gives up waiting each second, so that it never keeps a snapshot from vacuum for longer.
 const WATCH_SETTINGS: &str = "set lock_timeout = '1s'; set statement_timeout = 0";
 
-const READ_AHEAD: &str = "
+pub const READ_AHEAD: &str = "
     select w.n::int, m.sequence, m.payload, m.content_type, m.headers::text, m.created_at,
            (extract(epoch from m.expires_at - clock_timestamp()) * 1000)::bigint, m.replay_of
     from unnest($1::bigint[], $2::bigint[]) with ordinality as w (destination_id, above, n)
@@ -45,6 +46,8 @@ const READ_AHEAD: &str = "
                   where q.destination_id = w.destination_id and q.sequence > w.above order by q.sequence limit $3) f
         ) r where r.before < $4
     ) m";
+
+const ACKNOWLEDGE: &str = "select orderly.acknowledge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 pub struct Session {
     pub me: WorkerId,
@@ -103,6 +106,8 @@ pub enum Claimed {
     /// Locked for an instant by somebody who owns nothing.
     Busy,
     Gone,
+    /// Claimed, and then of no use: what is stored of it cannot be read. It is to be released.
+    Unreadable,
 }
 
 /// What a lane must know of its destination.
@@ -225,15 +230,24 @@ impl Session {
             .await
             .map_err(StoreError::from)?
             .get(0);
+        let read_ahead = if broken::is(Broken::SkipLockedMessages) {
+            READ_AHEAD.replace("limit $3", "limit $3 for update skip locked")
+        } else {
+            READ_AHEAD.to_owned()
+        };
         let prepare = async |sql: &str| client.prepare(sql).await.map_err(StoreError::from);
         let session = Session {
             me: WorkerId(me),
             socket,
             fresh_at_ms: AtomicI64::new(boottime_ms()),
-            acknowledge: prepare("select orderly.acknowledge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)").await?,
+            acknowledge: if broken::is(Broken::PoolAcknowledges) {
+                aide.client.prepare(ACKNOWLEDGE).await.map_err(StoreError::from)?
+            } else {
+                prepare(ACKNOWLEDGE).await?
+            },
             claim: prepare("select destination_id, verdict, holder, wait_ms from orderly.claim($1, $2)").await?,
             lanes: prepare("select * from orderly.lanes($1)").await?,
-            read_ahead: aide.client.prepare(READ_AHEAD).await.map_err(StoreError::from)?,
+            read_ahead: aide.client.prepare(&read_ahead).await.map_err(StoreError::from)?,
             client,
             aide: aide.client,
             watch: watch.client,
@@ -311,65 +325,33 @@ impl Session {
             outcomes.push((DestinationId(id), outcome));
         }
         if !claimed.is_empty() {
-            for lane in self.lanes(&claimed).await? {
-                outcomes.push((lane.destination, Claimed::Lane(Box::new(lane))));
+            let rows = self.timed(self.client.query(&self.lanes, &[&claimed])).await?;
+            for row in &rows {
+                let id = row.get("destination_id");
+                claimed.retain(|other| *other != id);
+                // One that cannot be read must not keep the others from being served.
+                let outcome = match read_lane(&self.sealer, row) {
+                    Ok(lane) => Claimed::Lane(Box::new(lane)),
+                    Err(error) => {
+                        tracing::error!(
+                            destination.id = id,
+                            error = super::chain(&error),
+                            "a destination cannot be served"
+                        );
+                        Claimed::Unreadable
+                    }
+                };
+                outcomes.push((DestinationId(id), outcome));
             }
+            outcomes.extend(claimed.into_iter().map(|id| (DestinationId(id), Claimed::Unreadable)));
         }
         Ok(outcomes)
     }
 
-    /// The state of destinations whose locks are held here.
-    pub async fn lanes(&self, ids: &[i64]) -> Result<Vec<LaneStart>, StoreError> {
-        let rows = self.timed(self.client.query(&self.lanes, &[&ids])).await?;
-        rows.iter().map(|row| self.read_lane(row)).collect()
-    }
-
-    fn read_lane(&self, row: &Row) -> Result<LaneStart, StoreError> {
-        let destination = DestinationId(row.get("destination_id"));
-        let corrupt =
-            |what: &str, why: String| StoreError::Corrupt(format!("destination {destination}: {what}: {why}"));
-        let url = Url::parse(row.get("url")).map_err(|error| corrupt("url", error.to_string()))?;
-        let headers = self.sealer.open(row.get("headers")).map_err(|error| corrupt("headers", error.to_string()))?;
-        let headers = serde_json::from_slice(&headers).map_err(|error| corrupt("headers", error.to_string()))?;
-        let hmac_secret = match row.get::<_, Option<&[u8]>>("hmac_secret") {
-            Some(sealed) => {
-                Some(HmacSecret(self.sealer.open(sealed).map_err(|error| corrupt("hmac secret", error.to_string()))?))
-            }
-            None => None,
-        };
-        let retry = row.get::<_, Option<i32>>("max_retries").map(|max_retries| RetryPolicy {
-            max_retries: max_retries.unsigned_abs(),
-            delay: Duration::try_from_secs_f64(row.get("delay_seconds")).unwrap_or_default(),
-            backoff: row.get("backoff"),
-        });
-        let sequences: Vec<i64> = row.get("skip_sequences");
-        let counts: Vec<i64> = row.get("skip_counts");
-        Ok(LaneStart {
-            destination,
-            epoch: row.get("epoch"),
-            floor: Sequence(row.get("floor")),
-            last_delivered: Sequence(row.get("last_delivered")),
-            skips: sequences.into_iter().zip(counts).collect(),
-            head: row.get::<_, Option<i64>>("head_sequence").map(|sequence| HeadState {
-                sequence: Sequence(sequence),
-                attempts: row.get::<_, i32>("head_attempts").unsigned_abs(),
-                wait: millis(row.get::<_, Option<i64>>("head_wait_ms").unwrap_or(0)),
-            }),
-            held: row.get("held"),
-            state: DestinationState::from_name(row.get("state"))
-                .ok_or_else(|| corrupt("state", "unknown".to_owned()))?,
-            policy: Policy {
-                url,
-                headers: Headers::from_stored(headers),
-                on_exhausted: OnExhausted::from_name(row.get("on_exhausted"))
-                    .ok_or_else(|| corrupt("on_exhausted", "unknown".to_owned()))?,
-                retry,
-                timeout: Duration::try_from_secs_f64(row.get("timeout_seconds")).unwrap_or(Duration::from_secs(30)),
-                max_per_second: row.get("max_per_second"),
-                hmac_secret,
-            },
-            asked: row.get("asked"),
-        })
+    /// The state of a destination whose lock is held here, now.
+    pub async fn find_lane(&self, id: DestinationId) -> Result<Option<LaneStart>, StoreError> {
+        let rows = self.timed(self.client.query(&self.lanes, &[&[id.0].as_slice()])).await?;
+        rows.first().map(|row| read_lane(&self.sealer, row)).transpose()
     }
 
     /// One commit for all of them, sorted by destination, at most one each. `keep` keeps what was delivered.
@@ -403,8 +385,9 @@ impl Session {
             })
             .collect();
         let plain = items.iter().all(Acknowledgement::plain);
+        let acknowledging = if broken::is(Broken::PoolAcknowledges) { &self.aide } else { &self.client };
         let row = self
-            .timed(self.client.query_one(
+            .timed(acknowledging.query_one(
                 &self.acknowledge,
                 &[
                     &kinds,
@@ -530,6 +513,53 @@ impl Session {
             Some(id) => Watched::Gone(WorkerId(id)),
         })
     }
+}
+
+/// A row of `orderly.lanes`.
+pub(super) fn read_lane(sealer: &Sealer, row: &Row) -> Result<LaneStart, StoreError> {
+    let destination = DestinationId(row.get("destination_id"));
+    let corrupt = |what: &str, why: String| StoreError::Corrupt(format!("destination {destination}: {what}: {why}"));
+    let url = Url::parse(row.get("url")).map_err(|error| corrupt("url", error.to_string()))?;
+    let headers = sealer.open(row.get("headers")).map_err(|error| corrupt("headers", error.to_string()))?;
+    let headers = serde_json::from_slice(&headers).map_err(|error| corrupt("headers", error.to_string()))?;
+    let hmac_secret = match row.get::<_, Option<&[u8]>>("hmac_secret") {
+        Some(sealed) => {
+            Some(HmacSecret(sealer.open(sealed).map_err(|error| corrupt("hmac secret", error.to_string()))?))
+        }
+        None => None,
+    };
+    let retry = row.get::<_, Option<i32>>("max_retries").map(|max_retries| RetryPolicy {
+        max_retries: max_retries.unsigned_abs(),
+        delay: Duration::try_from_secs_f64(row.get("delay_seconds")).unwrap_or_default(),
+        backoff: row.get("backoff"),
+    });
+    let sequences: Vec<i64> = row.get("skip_sequences");
+    let counts: Vec<i64> = row.get("skip_counts");
+    Ok(LaneStart {
+        destination,
+        epoch: row.get("epoch"),
+        floor: Sequence(row.get("floor")),
+        last_delivered: Sequence(row.get("last_delivered")),
+        skips: sequences.into_iter().zip(counts).collect(),
+        head: row.get::<_, Option<i64>>("head_sequence").map(|sequence| HeadState {
+            sequence: Sequence(sequence),
+            attempts: row.get::<_, i32>("head_attempts").unsigned_abs(),
+            wait: millis(row.get::<_, Option<i64>>("head_wait_ms").unwrap_or(0)),
+        }),
+        held: row.get("held"),
+        state: DestinationState::from_name(row.get("state")).ok_or_else(|| corrupt("state", "unknown".to_owned()))?,
+        policy: Policy {
+            url,
+            headers: Headers::from_stored(headers),
+            on_exhausted: OnExhausted::from_name(row.get("on_exhausted"))
+                .ok_or_else(|| corrupt("on_exhausted", "unknown".to_owned()))?,
+            retry,
+            timeout: Duration::try_from_secs_f64(row.get("timeout_seconds")).unwrap_or(Duration::from_secs(30)),
+            max_per_second: row.get("max_per_second"),
+            hmac_secret,
+        },
+        asked: row.get("asked"),
+    })
 }
 
 /// Notifications must come back to who listens; behind a transaction pooler they do not.

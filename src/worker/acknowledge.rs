@@ -4,11 +4,13 @@
 //! lane sends its next message only after its acknowledgement has committed (G2).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Lost;
+use crate::store::StoreError;
 use crate::store::session::{Acknowledgement, Session};
 
 /// One commit takes at most so many: 2,400/s one by one, 18,000, 90,000 and 170,000 by 10, 100 and 500.
@@ -58,18 +60,33 @@ impl Acknowledger {
 }
 
 /// All at once; else one by one, so that one that fails does not fail the others; that one without the
-/// receiver's answer, so that nothing a receiver says can stop its queue.
-async fn commit(session: &Session, items: &[Acknowledgement], keep: bool) -> Result<(), crate::store::StoreError> {
-    let Err(error) = session.acknowledge(items, keep, true).await else { return Ok(()) };
+/// receiver's answer, so that nothing a receiver says can stop its queue. What passes (a full disk) is
+/// waited out: the requests were made, and giving up would make them again.
+async fn commit(session: &Session, items: &[Acknowledgement], keep: bool) -> Result<(), StoreError> {
+    let Err(error) = patiently(session, items, keep, true).await else { return Ok(()) };
     if session.is_closed() {
         return Err(error);
     }
     tracing::warn!(error = crate::store::chain(&error), outcomes = items.len(), "writing outcomes one by one");
     for item in items {
         let one = std::slice::from_ref(item);
-        if session.acknowledge(one, keep, true).await.is_err() {
-            session.acknowledge(one, keep, false).await?;
+        if patiently(session, one, keep, true).await.is_err() {
+            patiently(session, one, keep, false).await?;
         }
     }
     Ok(())
+}
+
+async fn patiently(session: &Session, items: &[Acknowledgement], keep: bool, details: bool) -> Result<(), StoreError> {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match session.acknowledge(items, keep, details).await {
+            Err(error) if error.is_passing() && !session.is_closed() => {
+                tracing::warn!(error = crate::store::chain(&error), "outcomes cannot be written yet");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+            other => return other,
+        }
+    }
 }

@@ -24,8 +24,12 @@ pub enum Order {
 
 pub enum Report {
     Claimed(DestinationId, Claimed),
-    /// The statement failed on a session that lives.
+    /// The statement failed on a session that lives: it is tried again.
     ClaimFailed(DestinationId),
+    /// There is no room for more locks in the cluster: a part of ours must go.
+    OutOfLocks,
+    /// An error may have left locks behind that nobody knows of.
+    Strays,
     Released(DestinationId),
 }
 
@@ -80,6 +84,8 @@ pub async fn run(
                 for id in claims {
                     let _ = reports.send(Report::ClaimFailed(DestinationId(id)));
                 }
+                // Also after another error locks may have been taken.
+                let _ = reports.send(if error.is_out_of_locks() { Report::OutOfLocks } else { Report::Strays });
             }
         }
     }

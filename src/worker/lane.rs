@@ -17,12 +17,17 @@ use super::context::Context;
 use super::feed::Ahead;
 use super::pace::SLOW_AFTER;
 use super::{Lost, policy};
+use crate::broken::{self, Broken};
 use crate::delivery::{Meta, Target};
 use crate::domain::{DestinationId, DestinationState, FailureKind, MessageId, Outcome, Policy, Sequence};
+use crate::store::StoreError;
 use crate::store::session::{Acknowledgement, Ending, LaneStart};
 
 /// A wait longer than this gives the destination back.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A destination whose settings cannot be read (a secrets key that is missing) is looked at again after this.
+pub const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a lane ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +183,9 @@ impl Lane {
                 // At its expiry it ends, whatever it waits for.
                 let until = until.min(expires_at);
                 let wait = until.saturating_duration_since(Instant::now());
-                if wait > LONGEST_WAIT && !self.context.stays {
+                // Only a retry is remembered by the database: a pace that was given back would begin anew
+                // with each claim, and a slow one would never send.
+                if wait > LONGEST_WAIT && self.is_far_off(sequence) && !self.context.stays {
                     return Ok(End::Dormant(Some(wait)));
                 }
                 tokio::select! {
@@ -199,6 +206,10 @@ impl Lane {
             // Forgotten before looking: a bell that comes while this reads is heard afterwards.
             self.handle.take(BELL);
             self.ahead.extend(self.context.feed.read(self.destination, self.floor).await?);
+            if broken::is(Broken::QuietAfterLook) {
+                self.handle.take(BELL);
+                let _ = futures_util::FutureExt::now_or_never(self.handle.wake.notified());
+            }
         }
         Ok(self.ahead.front().map(|head| (head.message.sequence, head.expires_at)))
     }
@@ -228,6 +239,11 @@ impl Lane {
         let retry_at = self.failed.filter(|(sequence, _, _)| *sequence == head).map(|(_, _, at)| at);
         let at = retry_at.map_or(self.next_start, |at| at.max(self.next_start));
         (at > Instant::now()).then_some(at)
+    }
+
+    /// Whether it has to be tried again, and not soon.
+    fn is_far_off(&self, head: Sequence) -> bool {
+        self.failed.is_some_and(|(sequence, _, at)| sequence == head && at > Instant::now() + LONGEST_WAIT)
     }
 
     /// From one start to the next, by `max_per_second`.
@@ -401,8 +417,14 @@ impl Lane {
                 Asked::Yield => return Ok(Some(End::Left)),
             }
         }
-        let Some(now) = session.lanes(&[self.destination.0]).await?.into_iter().next() else {
-            return Ok(Some(End::Gone));
+        let now = match session.find_lane(self.destination).await {
+            Ok(Some(now)) => now,
+            Ok(None) => return Ok(Some(End::Gone)),
+            Err(error @ StoreError::Corrupt(_)) => {
+                tracing::error!(error = crate::store::chain(&error), "a destination cannot be served any more");
+                return Ok(Some(End::Dormant(Some(UNREADABLE_PAUSE))));
+            }
+            Err(error) => return Err(error.into()),
         };
         self.target = Arc::new(context.client.target(&now.policy));
         self.policy = now.policy;
@@ -440,9 +462,10 @@ impl Lane {
                     return Ok(Asked::Done);
                 }
             };
-            let status = answer.as_ref().and_then(|answer| answer.get("status")).and_then(serde_json::Value::as_str);
-            if status != Some("more") {
-                return Ok(Asked::Done);
+            match answer.as_ref().and_then(|answer| answer.get("status")).and_then(serde_json::Value::as_str) {
+                Some("more") => {}
+                Some("lend") => return Ok(Asked::Yield),
+                _ => return Ok(Asked::Done),
             }
         }
     }

@@ -65,9 +65,10 @@ impl View {
         self.general().max_by_key(|worker| weight(*worker, destination))
     }
 
-    /// The one that does what one worker does for all.
+    /// The one that does what one worker does for all: a general one, else a pinned one.
     pub fn lowest(&self) -> Option<WorkerId> {
-        self.general().next()
+        let pinned = || self.members.iter().find(|(_, kind)| **kind == Kind::Pinned).map(|(id, _)| *id);
+        self.general().next().or_else(pinned)
     }
 
     /// Whom `me` watches: the next in the ring of all.
@@ -127,6 +128,8 @@ mod tests {
         assert_eq!(view.successor(WorkerId(5)), Some(WorkerId(1)));
         view.insert(WorkerId(3), Kind::Draining);
         assert_eq!(view.lowest(), Some(WorkerId(5)));
+        view.insert(WorkerId(5), Kind::Draining);
+        assert_eq!(view.lowest(), Some(WorkerId(4)), "a pinned one, when there is no other");
         assert_eq!(super::View::default().preferred(DestinationId(1)), None);
     }
 }

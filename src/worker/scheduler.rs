@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::clerk::{Order, Report};
 use super::context::Context;
-use super::lane::{ASKED, BELL, End, Ended, Handle, LEAVE, Lane};
+use super::lane::{ASKED, BELL, End, Ended, Handle, LEAVE, Lane, UNREADABLE_PAUSE};
 use super::membership::{Kind, View};
 use super::notice::Notice;
 use super::watch::Pulse;
-use crate::domain::{DestinationId, WorkerId};
+use crate::domain::{DestinationId, Sequence, WorkerId};
 use crate::store::session::{Claimed, LaneStart, Notifications};
 
 /// The first pause before a claim is tried again; doubles.
@@ -359,10 +359,22 @@ impl Scheduler {
                         self.start_lane(*start, news);
                         return;
                     }
-                    Claimed::Owned(owner) => self.find_owned(id, owner),
+                    Claimed::Owned(owner) => {
+                        self.find_owned(id, owner);
+                        if news {
+                            // Perhaps its holder's bell: given back since the claim looked.
+                            self.ring(id);
+                        }
+                    }
                     Claimed::Dormant(wait) => {
                         self.busy.remove(&id);
-                        self.sleep(id, wait);
+                        if news {
+                            // Perhaps a wake: what stood in the way may be gone since the claim looked.
+                            self.asleep.remove(&id);
+                            self.ring(id);
+                        } else {
+                            self.sleep(id, wait);
+                        }
                     }
                     Claimed::Busy => {
                         let pause = self.busy.get(&id).map_or(BUSY_PAUSE, |pause| (*pause * 2).min(BUSY_LIMIT));
@@ -373,27 +385,36 @@ impl Scheduler {
                         self.busy.remove(&id);
                         self.asleep.remove(&id);
                     }
+                    Claimed::Unreadable => {
+                        self.busy.remove(&id);
+                        let then = After::Sleep(Some(UNREADABLE_PAUSE));
+                        self.slots.insert(id, Slot::Releasing { news: false, then });
+                        let _ = self.orders.send(Order::Release(id, Sequence(0), Sequence(0)));
+                    }
                 }
                 self.take_waiting();
             }
             Report::ClaimFailed(id) => {
-                // Most likely the lock table is full, for everybody: give half of ours back.
                 self.slots.remove(&id);
                 self.busy.insert(id, BUSY_LIMIT);
                 self.timers.push(Reverse((Instant::now() + BUSY_LIMIT, id)));
-                let held: Vec<DestinationId> = self
-                    .slots
-                    .iter()
-                    .filter(|(_, slot)| !matches!(slot, Slot::Claiming { .. }))
-                    .map(|(id, _)| *id)
-                    .collect();
+            }
+            Report::OutOfLocks => {
+                let held = self.held();
+                tracing::error!(
+                    held = held.len(),
+                    "the cluster's lock table is full: half of the destinations are given back"
+                );
                 self.cap = (held.len() / 2).max(1);
-                for slot in self.slots.values().take(held.len() / 2) {
-                    if let Slot::Serving { handle, .. } = slot {
+                for id in held.iter().take(held.len() / 2) {
+                    if let Some(Slot::Serving { handle, .. }) = self.slots.get(id) {
                         handle.signal(LEAVE);
                     }
                 }
                 let _ = self.orders.send(Order::UnlockStrays(held));
+            }
+            Report::Strays => {
+                let _ = self.orders.send(Order::UnlockStrays(self.held()));
             }
             Report::Released(id) => {
                 let Some(Slot::Releasing { news, then }) = self.slots.remove(&id) else { return };
@@ -413,6 +434,13 @@ impl Scheduler {
                 self.take_waiting();
             }
         }
+    }
+
+    /// What is locked, as far as reports have come: the clerk works in order, so what it is told to spare
+    /// contains all it has reported.
+    fn held(&self) -> Vec<DestinationId> {
+        let held = self.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Claiming { .. }));
+        held.map(|(id, _)| *id).collect()
     }
 
     /// Given back with something left, perhaps: claimed again, or left to whoever should have it.

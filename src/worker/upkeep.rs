@@ -10,6 +10,7 @@ use super::context::Context;
 use super::membership::View;
 use super::scheduler::News;
 use super::watch::Pulse;
+use crate::broken::{self, Broken};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(20);
 /// Younger messages may have a bell under way.
@@ -72,12 +73,16 @@ pub async fn run(
 }
 
 async fn sweep_once(context: &Context, pulse: &Pulse) {
+    if broken::is(Broken::BellBeforeCommit) {
+        return;
+    }
     match context.store.sweep(SWEEP_AGE).await {
         Ok(found) if found.is_empty() => {}
         Ok(found) => {
             tracing::warn!(count = found.len(), "messages that no bell had told of were found");
             context.counters.count_swept(found.len());
-            found.into_iter().for_each(|id| pulse.ring(id));
+            // The database is the truth: whatever a worker believes to stand in the way does not.
+            found.into_iter().for_each(|id| pulse.wake(id));
         }
         Err(error) => tracing::warn!(error = crate::store::chain(&error), "the sweep failed"),
     }

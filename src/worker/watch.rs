@@ -76,6 +76,7 @@ pub async fn watch_peer(
 enum Word {
     Pong,
     Ring(DestinationId),
+    Wake(DestinationId),
     Draining,
 }
 
@@ -103,17 +104,19 @@ impl Pulse {
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while spoken.recv_many(&mut batch, 4_096).await > 0 {
-                let mut rung = Vec::new();
+                let (mut rung, mut woken) = (Vec::new(), Vec::new());
                 let mut payloads = Vec::new();
                 for word in batch.drain(..) {
                     match word {
                         Word::Pong => payloads.push(format!("o{}", session.me)),
                         Word::Draining => payloads.push(format!("d{}", session.me)),
                         Word::Ring(id) => rung.push(id.0),
+                        Word::Wake(id) => woken.push(id.0),
                     }
                 }
                 // After what was said before: a bell must find the others knowing that this one drains.
                 payloads.extend(crate::store::bell::payloads('b', &rung));
+                payloads.extend(crate::store::bell::payloads('w', &woken));
                 for payload in payloads {
                     if session.notify(&payload).await.is_err() {
                         return lost.cancel();
@@ -131,6 +134,11 @@ impl Pulse {
     /// Passes a destination on to whoever should have it.
     pub fn ring(&self, id: DestinationId) {
         let _ = self.words.send(Word::Ring(id));
+    }
+
+    /// The same, whatever stood in the way before.
+    pub fn wake(&self, id: DestinationId) {
+        let _ = self.words.send(Word::Wake(id));
     }
 
     pub fn say_draining(&self) {

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
 use poem_openapi::Object;
 use poem_openapi::types::Example;
 use serde::de::{Error, SeqAccess, Visitor};
@@ -10,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::api::content::{DEFAULT_CONTENT_TYPE, RawJson, Shown, encode, show};
 use crate::api::entries::{Entries, parse_headers};
+use crate::api::names::Timestamp;
 use crate::api::payload::{RequestShape, given, only_an_object};
 use crate::api::problem::Problem;
 use crate::domain::{DestinationId, Headers, MAX_TTL_SECONDS, MessageId, MessageState, NewMessage, Sequence};
@@ -27,15 +27,18 @@ pub struct MessageIn {
     /// Any JSON value. With a JSON content type the receiver gets it byte for byte as it stands here; with any
     /// other it is a string, sent as UTF-8. At most 1 MiB.
     #[serde(default, deserialize_with = "given")]
+    #[oai(skip_serializing_if_is_none)]
     pub payload: Option<RawJson>,
     /// Instead of `payload`: bytes, in standard base64. At most 1 MiB of them.
     #[serde(default, deserialize_with = "given")]
+    #[oai(skip_serializing_if_is_none)]
     pub payload_base64: Option<String>,
     #[serde(default, deserialize_with = "given")]
     #[oai(default = "default_content_type", validator(max_length = 255))]
     pub content_type: Option<String>,
     /// Sent with it; they win over the destination's
     #[serde(default, deserialize_with = "given")]
+    #[oai(skip_serializing_if_is_none)]
     pub headers: Option<Entries<String>>,
     /// Undelivered for so long, it ends as expired
     #[serde(default, deserialize_with = "given")]
@@ -152,9 +155,9 @@ pub struct MessageQueued {
     pub destination_id: DestinationId,
     /// Rises within a destination in the order in which messages were accepted, with gaps
     pub sequence: i64,
-    pub created_at: DateTime<Utc>,
+    pub created_at: Timestamp,
     /// Undelivered by then, it ends as expired
-    pub expires_at: DateTime<Utc>,
+    pub expires_at: Timestamp,
     /// The dead letter that it was made of
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
@@ -174,8 +177,8 @@ impl From<Queued> for MessageQueued {
             id: queued.id,
             destination_id: queued.id.destination,
             sequence: queued.id.sequence.0,
-            created_at: queued.created_at,
-            expires_at: queued.expires_at,
+            created_at: queued.created_at.into(),
+            expires_at: queued.expires_at.into(),
             redriven_from: None,
         }
     }
@@ -183,9 +186,15 @@ impl From<Queued> for MessageQueued {
 
 impl Example for MessageQueued {
     fn example() -> Self {
-        let created_at = DateTime::UNIX_EPOCH;
-        let expires_at = created_at + chrono::TimeDelta::days(1);
-        Queued { id: example_id(), created_at, expires_at }.into()
+        let id = example_id();
+        MessageQueued {
+            id,
+            destination_id: id.destination,
+            sequence: id.sequence.0,
+            created_at: Timestamp::example(0),
+            expires_at: Timestamp::example(86_400),
+            redriven_from: None,
+        }
     }
 }
 
@@ -210,11 +219,16 @@ pub struct MessageDocument {
     /// Tries so far
     pub attempts: i32,
     /// What went wrong last, while it is retried or was given up on
+    #[oai(nullable)]
     pub last_error: Option<String>,
     /// null, as what it carries is left out, once it is delivered and only its attempts are kept
-    pub created_at: Option<DateTime<Utc>>,
-    pub expires_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    pub created_at: Option<Timestamp>,
+    #[oai(nullable)]
+    pub expires_at: Option<Timestamp>,
+    #[oai(nullable)]
     pub content_type: Option<String>,
+    #[oai(nullable)]
     pub headers: Option<Entries<String>>,
     /// The message that this one repeats
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -244,8 +258,8 @@ impl From<MessageView> for MessageDocument {
             state: view.state,
             attempts: view.attempts,
             last_error: view.last_error,
-            created_at: view.created_at,
-            expires_at: view.expires_at,
+            created_at: view.created_at.map(Timestamp::from),
+            expires_at: view.expires_at.map(Timestamp::from),
             content_type: view.content_type,
             headers: view.headers.as_ref().map(Entries::shown),
             replay_of: view.replay_of.map(|sequence| MessageId { sequence, ..view.id }),
@@ -267,7 +281,6 @@ pub fn split(shown: Option<Shown>) -> (Option<RawJson>, Option<String>) {
 impl Example for MessageDocument {
     fn example() -> Self {
         let id = example_id();
-        let created_at = DateTime::UNIX_EPOCH;
         MessageDocument {
             id,
             destination_id: id.destination,
@@ -275,8 +288,8 @@ impl Example for MessageDocument {
             state: MessageState::Queued,
             attempts: 0,
             last_error: None,
-            created_at: Some(created_at),
-            expires_at: Some(created_at + chrono::TimeDelta::days(1)),
+            created_at: Some(Timestamp::example(0)),
+            expires_at: Some(Timestamp::example(86_400)),
             content_type: default_content_type(),
             headers: Some(Entries::default()),
             replay_of: None,

@@ -41,6 +41,8 @@ kinds! {
     Posting = [400, 401, 403, 409, 413, 415, 422, 429, 503];
     /// Tells how it is.
     Serving = [503];
+    /// Queues delivered messages again.
+    Replaying = [400, 401, 403, 404, 409, 413, 415, 422, 429, 503];
     /// Queues one thing again.
     Redriving = [401, 403, 404, 409, 429, 503];
 }

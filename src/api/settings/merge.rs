@@ -15,19 +15,22 @@ use crate::domain::{DestinationSettings, OnExhausted, RetryPolicy};
 #[oai(deny_unknown_fields, example)]
 pub struct DestinationPatch {
     #[serde(deserialize_with = "given")]
-    #[oai(validator(max_length = 2048))]
+    #[oai(skip_serializing_if_is_none, validator(max_length = 2048))]
     pub url: Option<String>,
-    #[oai(validator(max_length = 4096))]
+    #[oai(nullable, validator(max_length = 4096))]
     pub description: MaybeUndefined<String>,
     /// Merged by name; null removes one, `***` keeps its stored value
+    #[oai(nullable)]
     pub headers: MaybeUndefined<Entries<Option<String>>>,
+    #[oai(nullable)]
     pub on_exhausted: MaybeUndefined<OnExhausted>,
+    #[oai(nullable)]
     pub retry: MaybeUndefined<RetryPatch>,
-    #[oai(validator(minimum(value = "1"), maximum(value = "300")))]
+    #[oai(nullable, validator(minimum(value = "1"), maximum(value = "300")))]
     pub timeout_seconds: MaybeUndefined<f64>,
-    #[oai(validator(minimum(value = "0", exclusive), maximum(value = "10000")))]
+    #[oai(nullable, validator(minimum(value = "0", exclusive), maximum(value = "10000")))]
     pub max_per_second: MaybeUndefined<f64>,
-    #[oai(validator(minimum(value = "1")))]
+    #[oai(nullable, validator(minimum(value = "1")))]
     pub max_queue_depth: MaybeUndefined<i64>,
 }
 
@@ -36,11 +39,11 @@ pub struct DestinationPatch {
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[oai(deny_unknown_fields)]
 pub struct RetryPatch {
-    #[oai(validator(minimum(value = "0"), maximum(value = "100")))]
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "100")))]
     pub max_retries: MaybeUndefined<i64>,
-    #[oai(validator(minimum(value = "0"), maximum(value = "86400")))]
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "86400")))]
     pub delay_seconds: MaybeUndefined<f64>,
-    #[oai(validator(minimum(value = "1"), maximum(value = "10")))]
+    #[oai(nullable, validator(minimum(value = "1"), maximum(value = "10")))]
     pub backoff: MaybeUndefined<f64>,
 }
 

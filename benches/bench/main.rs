@@ -1,0 +1,167 @@
+//! How fast is Orderly, measured beside what it could be at best?
+//!
+//! Each benchmark runs Orderly and its floor (the same work without what Orderly adds) several rounds in
+//! turn, on one private Postgres with its default settings, with the receiver and the load generator in
+//! processes of their own: this program again, with a subcommand. docs/PERFORMANCE.md explains each.
+
+mod accept;
+mod bare;
+mod child;
+mod cluster;
+mod deliver;
+mod floor_api;
+mod histogram;
+mod idle;
+mod measure;
+mod payloads;
+mod plot;
+mod poster;
+mod receiver;
+mod report;
+mod single;
+mod through;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use cluster::Cluster;
+use payloads::Payloads;
+use report::Report;
+
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Result<T> = std::result::Result<T, Failure>;
+
+/// Measures Orderly beside its floors
+#[derive(Parser)]
+#[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    part: Option<Part>,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Which ones; all when none is named
+    names: Vec<String>,
+
+    /// Bodies to send instead of the synthetic one: a JSON value, or {"payload": …}, a line
+    #[arg(long, value_name = "NDJSON")]
+    payloads: Option<PathBuf>,
+
+    /// How often each side is measured
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+
+    /// A tenth of the load, one round; nothing is written into docs/performance
+    #[arg(long)]
+    quick: bool,
+
+    /// Where the JSON results and the plots go
+    #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance"))]
+    out: PathBuf,
+
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What runs in a process of its own.
+#[derive(Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Receiver(receiver::Arguments),
+    #[command(hide = true)]
+    BareDeliver(bare::DeliverArguments),
+    #[command(hide = true)]
+    BareSingle(bare::SingleArguments),
+    #[command(hide = true)]
+    BareInsert(bare::InsertArguments),
+    #[command(hide = true)]
+    Post(poster::Arguments),
+    #[command(hide = true)]
+    FloorHandler,
+    #[command(hide = true)]
+    FloorRelay(floor_api::RelayArguments),
+}
+
+/// What all benchmarks get.
+pub struct Bench {
+    pub options: Options,
+    pub payloads: Payloads,
+}
+
+impl Bench {
+    fn rounds(&self) -> usize {
+        if self.options.quick { 1 } else { self.options.rounds.max(1) }
+    }
+
+    /// A load, a tenth of it when quick.
+    fn load(&self, full: u64) -> u64 {
+        if self.options.quick { full / 10 } else { full }
+    }
+
+    async fn cluster(&self) -> Result<Cluster> {
+        Cluster::start(&[]).await
+    }
+}
+
+const NAMES: [&str; 7] = ["accept", "batch", "deliver", "single", "through", "latency", "idle"];
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.part {
+        Some(Part::Receiver(arguments)) => receiver::main(arguments),
+        Some(Part::BareDeliver(arguments)) => bare::deliver(arguments),
+        Some(Part::BareSingle(arguments)) => bare::single(arguments),
+        Some(Part::BareInsert(arguments)) => bare::insert(arguments),
+        Some(Part::Post(arguments)) => poster::main(arguments),
+        Some(Part::FloorHandler) => floor_api::handler(),
+        Some(Part::FloorRelay(arguments)) => floor_api::relay(arguments),
+        None => conduct(cli.options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn conduct(options: Options) -> Result<()> {
+    if let Some(unknown) = options.names.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        return Err(format!("there is no benchmark {unknown}; there are {}", NAMES.join(", ")).into());
+    }
+    let payloads = Payloads::load(options.payloads.as_deref())?;
+    let bench = Bench { options, payloads };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    for name in NAMES {
+        if !bench.options.names.is_empty() && !bench.options.names.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        let report = runtime.block_on(run(&bench, name))?;
+        report.print();
+        if !bench.options.quick {
+            report.write(&bench.options.out)?;
+        }
+    }
+    Ok(())
+}
+
+async fn run(bench: &Bench, name: &str) -> Result<Report> {
+    match name {
+        "accept" => accept::run(bench).await,
+        "batch" => accept::run_batch(bench).await,
+        "deliver" => deliver::run(bench).await,
+        "single" => single::run(bench).await,
+        "through" => through::run(bench).await,
+        "latency" => through::run_latency(bench).await,
+        "idle" => idle::run(bench).await,
+        other => Err(format!("there is no benchmark {other}").into()),
+    }
+}

@@ -1,0 +1,145 @@
+//! How much comes through, posted and delivered at once, and how soon is one message there?
+
+use std::time::Duration;
+
+use super::accept::{self, serve};
+use super::child::Child;
+use super::cluster::Cluster;
+use super::measure::{Meter, Round};
+use super::poster::{Arguments, Posted};
+use super::receiver::Receiver;
+use super::report::{Report, Side};
+use super::{Bench, Result, deliver};
+
+const DESTINATIONS: u64 = 1_000;
+const CONNECTIONS: u64 = 64;
+const MESSAGES: u64 = 200_000;
+const EVERY_MS: u64 = 20;
+const PINGS: u64 = 1_000;
+
+pub const WORKER: [&str; 4] = ["worker", "--persistent", "--allow-network", "127.0.0.0/8"];
+
+pub async fn run(bench: &Bench) -> Result<Report> {
+    let messages = bench.load(MESSAGES);
+    let mut report = Report::new(
+        bench,
+        "through",
+        format!(
+            "{messages} messages posted over {CONNECTIONS} connections and delivered to {DESTINATIONS} destinations at once, {}",
+            bench.payloads.name
+        ),
+        "what the floors of accept and of deliver cost together, in CPU",
+    );
+    let mut cluster = bench.cluster().await?;
+    report.postgres = cluster.version().await?;
+    let (mut accepting, mut delivering, mut ours) =
+        (Side::new("floor of accept"), Side::new("floor of deliver"), Side::new("Orderly"));
+    for _ in 0..bench.rounds() {
+        accepting.add(accept::handler(bench, messages).await?);
+        delivering.add(deliver::bare(bench, messages / DESTINATIONS).await?);
+        ours.add(at_once(bench, &mut cluster, messages).await?);
+    }
+    let cpu = |round: &Round| round.cpu.values().sum::<f64>();
+    let floors = accepting.rounds.iter().zip(&delivering.rounds).map(|(a, d)| cpu(a) + cpu(d));
+    let ratios = floors.zip(&ours.rounds).map(|(floor, ours)| floor / cpu(ours)).collect();
+    let rates = ours.rounds.iter().map(Round::rate).collect();
+    report.at_least("CPU of both floors, of Orderly's", ratios, 0.6);
+    report.at_least("messages a second", rates, 15_000.0);
+    report.sides.extend([accepting, delivering, ours]);
+    Ok(report)
+}
+
+/// From the first POST to the last delivery.
+async fn at_once(bench: &Bench, cluster: &mut Cluster, messages: u64) -> Result<Round> {
+    let mut receiver = Receiver::start()?;
+    cluster.fresh().await?;
+    let first = cluster.add_destinations(&receiver.base, DESTINATIONS).await?;
+    let (api, address) = serve(cluster)?;
+    let worker = Child::orderly("worker", &cluster.url(), &WORKER)?;
+    cluster.workers_ready(1).await?;
+    cluster.settle().await?;
+    receiver.expect(messages)?;
+    let mut meter = Meter::start(Some(cluster), &[&receiver.child, &api, &worker]).await?;
+    let load = load(address, first, messages, CONNECTIONS, None);
+    let mut poster = load.start(&bench.payloads)?;
+    meter.add(&poster);
+    let posted: Posted = poster.json()?;
+    poster.ended()?;
+    let stats = receiver.complete()?;
+    let took = meter.elapsed();
+    stats.check(messages)?;
+    let round = meter.stop(Some(cluster), &[&receiver.child, &api, &worker, &poster], messages, took).await?;
+    Ok(round.with_latencies(&posted.latencies))
+}
+
+fn load(address: String, first: i64, messages: u64, connections: u64, every_ms: Option<u64>) -> Arguments {
+    let destinations = DESTINATIONS;
+    Arguments { address, first, destinations, messages, connections, batch: 1, every_ms, payloads: None }
+}
+
+pub async fn run_latency(bench: &Bench) -> Result<Report> {
+    let messages = bench.load(PINGS);
+    let mut report = Report::new(
+        bench,
+        "latency",
+        format!("one message every {EVERY_MS} ms, {messages} in all, from POST to receiver, {}", bench.payloads.name),
+        "POST, commit, NOTIFY, POST by bare code",
+    );
+    let mut cluster = bench.cluster().await?;
+    report.postgres = cluster.version().await?;
+    let (mut floor, mut ours) = (Side::new("floor"), Side::new("Orderly"));
+    for _ in 0..bench.rounds() {
+        floor.add(relayed(bench, &mut cluster, messages).await?);
+        ours.add(one_by_one(bench, &mut cluster, messages).await?);
+    }
+    let medians = |side: &Side| side.rounds.iter().filter_map(|round| round.p50_ms).collect::<Vec<_>>();
+    let ratios = medians(&floor).into_iter().zip(medians(&ours)).map(|(floor, ours)| ours / floor).collect();
+    let slowest = ours.rounds.iter().filter_map(|round| round.p99_ms).collect();
+    report.at_most("median, of the floor's", ratios, 1.5);
+    report.at_most("median, ms", medians(&ours), 2.0);
+    report.at_most("p99, ms", slowest, 5.0);
+    report.sides.extend([floor, ours]);
+    Ok(report)
+}
+
+async fn relayed(bench: &Bench, cluster: &mut Cluster, messages: u64) -> Result<Round> {
+    let receiver = Receiver::start()?;
+    cluster.fresh().await?;
+    let target = format!("{}/d/1", receiver.base);
+    let mut relay =
+        Child::part_on("relay", &["floor-relay".to_owned(), "--target".to_owned(), target], &cluster.url())?;
+    let address = relay.line()?;
+    let meter = Meter::start(Some(cluster), &[&receiver.child, &relay]).await?;
+    one_at_a_time(bench, cluster, receiver, meter, load(address, 1, messages, 1, Some(EVERY_MS)), &[&relay]).await
+}
+
+async fn one_by_one(bench: &Bench, cluster: &mut Cluster, messages: u64) -> Result<Round> {
+    let receiver = Receiver::start()?;
+    cluster.fresh().await?;
+    let first = cluster.add_destinations(&receiver.base, DESTINATIONS).await?;
+    let (api, address) = serve(cluster)?;
+    let worker = Child::orderly("worker", &cluster.url(), &WORKER)?;
+    cluster.workers_ready(1).await?;
+    let meter = Meter::start(Some(cluster), &[&receiver.child, &api, &worker]).await?;
+    one_at_a_time(bench, cluster, receiver, meter, load(address, first, messages, 1, Some(EVERY_MS)), &[&api, &worker])
+        .await
+}
+
+async fn one_at_a_time(
+    bench: &Bench,
+    cluster: &Cluster,
+    mut receiver: Receiver,
+    mut meter: Meter,
+    load: Arguments,
+    processes: &[&Child],
+) -> Result<Round> {
+    receiver.expect(load.messages)?;
+    let mut poster = load.start(&bench.payloads)?;
+    meter.add(&poster);
+    let _: Posted = poster.json()?;
+    poster.ended()?;
+    let stats = receiver.complete()?;
+    let took = Duration::from_nanos(stats.last_ns - stats.first_ns);
+    let children = [processes, &[&receiver.child, &poster]].concat();
+    Ok(meter.stop(Some(cluster), &children, load.messages, took).await?.with_latencies(&stats.latencies))
+}

@@ -1,0 +1,132 @@
+//! Is a destination's pace kept, and does a change of it, of its URL or of its headers apply at once?
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{Answer, Received, Receiver, Stage, assert_chain};
+
+fn gaps(received: &[Received]) -> Vec<Duration> {
+    received.windows(2).map(|pair| pair[1].arrived_at - pair[0].arrived_at).collect()
+}
+
+/// What the way to the receiver may take off a gap.
+const TRAVEL: Duration = Duration::from_millis(60);
+
+#[tokio::test]
+async fn requests_start_no_closer_than_max_per_second_also_across_takeovers() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| Answer::status(if received.count == 6 { 500 } else { 200 })).await;
+    let settings =
+        json!({ "url": receiver.url("/x"), "max_per_second": 2, "retry": { "max_retries": 2, "delay_seconds": 0 } });
+    let id = stage.api.post_destination_with(settings).await;
+    let ids = stage.post_many(id, 12).await;
+    let first = stage.worker(&[]).await;
+    receiver.wait_for_count(3).await;
+    first.signal(Signal::KILL);
+    let second = stage.worker(&[]).await;
+    receiver.wait_for_count(6).await;
+    second.signal(Signal::TERM);
+    let third = stage.worker(&[]).await;
+    receiver.wait_for_count(9).await;
+    // A pause and a change are no way around it.
+    stage.api.steer(id, "pause").await;
+    stage.api.steer(id, "resume").await;
+    stage.api.patch(&format!("/v1/destinations/{id}"), json!({ "description": "x" })).await.expect(200);
+    stage.until_empty(id).await;
+    let received = receiver.received();
+    assert_chain(&received, &ids);
+    for gap in gaps(&received) {
+        assert!(gap + TRAVEL >= Duration::from_millis(500), "{gap:?} of {:?}", gaps(&received));
+    }
+    // No bursts after an idle time either.
+    let before = received.len();
+    stage.post_many(id, 3).await;
+    let received = receiver.wait_for_ended(before + 3).await;
+    assert!(gaps(&received[before..]).iter().all(|gap| *gap + TRAVEL >= Duration::from_millis(500)));
+    // A faster pace applies at once.
+    stage.api.patch(&format!("/v1/destinations/{id}"), json!({ "max_per_second": null })).await.expect(200);
+    stage.until_empty(id).await;
+    let before = received.len();
+    stage.post_many(id, 20).await;
+    let received = receiver.wait_for_ended(before + 20).await;
+    assert!(received[before + 19].arrived_at - received[before].arrived_at < Duration::from_secs(5));
+    drop(third);
+}
+
+#[tokio::test]
+async fn a_pace_of_many_seconds_still_moves() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::start().await;
+    let id = stage.api.post_destination_with(json!({ "url": receiver.url("/x"), "max_per_second": 0.15 })).await;
+    let ids = stage.post_many(id, 3).await;
+    let _worker = stage.worker(&[]).await;
+    let received = receiver.wait_for_count(3).await;
+    assert_chain(&received, &ids);
+    for gap in gaps(&received) {
+        assert!(gap + TRAVEL >= Duration::from_secs_f64(1.0 / 0.15), "{gap:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_url_and_headers_apply_from_the_next_try_on_also_to_what_is_read_ahead() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| match received.path.as_str() {
+        "/old" => Answer::ok().after(Duration::from_millis(30)),
+        _ => Answer::ok(),
+    })
+    .await;
+    let settings = json!({ "url": receiver.url("/old"), "headers": { "X-Key": "one" } });
+    let id = stage.api.post_destination_with(settings).await;
+    let ids = stage.post_many(id, 60).await;
+    let _worker = stage.worker(&[]).await;
+    receiver.wait_for_count(5).await;
+    let change = json!({ "url": receiver.url("/new"), "headers": { "X-Key": "two", "X-More": "yes" } });
+    stage.api.patch(&format!("/v1/destinations/{id}"), change).await.expect(200);
+    let at_change = receiver.received_on("/old");
+    let received = receiver.wait_for_ended(60).await;
+    assert_chain(&received, &ids);
+    let old: Vec<_> = received.iter().filter(|one| one.path == "/old").collect();
+    let in_flight = at_change.iter().filter(|one| one.ended_at.is_none()).count();
+    assert!(old.len() + in_flight <= at_change.len() + 1, "{} then {}", at_change.len(), old.len());
+    for one in &received {
+        let (key, more) = (one.header("x-key"), one.headers.get("x-more"));
+        assert!(if one.path == "/old" { key == "one" && more.is_none() } else { key == "two" && more.is_some() });
+    }
+}
+
+#[tokio::test]
+async fn a_failing_message_goes_to_the_new_url_on_its_next_try_and_by_the_new_policy() {
+    let stage = Stage::new().await;
+    let receiver =
+        Receiver::answering(|received| Answer::status(if received.path == "/old" { 500 } else { 200 })).await;
+    let _worker = stage.worker(&[]).await;
+    // One that a lane waits for, and one whose wait is long.
+    for delay in [2, 8] {
+        let settings = json!({ "url": receiver.url("/old"), "retry": { "max_retries": 0, "delay_seconds": delay },
+                               "on_exhausted": "hold" });
+        let id = stage.api.post_destination_with(settings).await;
+        let path = format!("/v1/destinations/{id}");
+        let ids = stage.post_many(id, 1).await;
+        stage.until_state(id, "held").await;
+        let retry = json!({ "retry": { "max_retries": 2, "delay_seconds": delay } });
+        stage.api.patch(&path, retry).await.expect(200);
+        stage.api.steer(id, "retry-now").await;
+        stage.until_queue(id, |queue| queue["head"]["attempts"] == 2).await;
+        let failed = Instant::now();
+        stage.api.patch(&path, json!({ "url": receiver.url("/new") })).await.expect(200);
+        let received = receiver
+            .wait_for(|all| all.iter().any(|one| one.header("webhook-id") == ids[0] && one.path == "/new"))
+            .await;
+        let last = received.last().expect("it came");
+        assert_eq!(last.number("orderly-attempt"), 3);
+        let wait = last.arrived_at - failed;
+        assert!(
+            wait + Duration::from_millis(300) >= Duration::from_secs(delay),
+            "a change does not shorten a delay: {wait:?}"
+        );
+        assert!(wait < Duration::from_secs(delay + 3), "{wait:?}");
+        stage.until_empty(id).await;
+    }
+}

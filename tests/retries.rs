@@ -1,0 +1,233 @@
+//! Is a failing message tried as its destination's policy says, also when workers die in between?
+
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{Answer, Received, Receiver, Stage, assert_chain};
+
+/// From the end of each try to the start of the next.
+fn waits(received: &[Received]) -> Vec<Duration> {
+    let wait = |pair: &[Received]| pair[1].arrived_at - pair[0].ended_at.expect("it was answered");
+    received.windows(2).map(wait).collect()
+}
+
+/// Clocks of two processes, and a timer's grain.
+const GRAIN: Duration = Duration::from_millis(5);
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+#[tokio::test]
+async fn a_destinations_own_policy_counts_not_the_workers_flags() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| {
+        let bad = received.json()["n"] == 0;
+        Answer::status(if bad { 503 } else { 200 }).body("x".repeat(3_000))
+    })
+    .await;
+    let retry = json!({ "max_retries": 3, "delay_seconds": 0.3, "backoff": 2.0 });
+    let id = stage.api.post_destination_with(json!({ "url": receiver.url("/x"), "retry": retry })).await;
+    let flags = stage.api.post_destination(&receiver.url("/flags")).await;
+    let ids = stage.post_many(id, 2).await;
+    let by_flags = stage.post_many(flags, 2).await;
+    let _worker = stage.worker(&["--retry", "1", "--retry-delay", "0.7"]).await;
+    receiver.wait_for_ended(5 + 3).await;
+    stage.until_empty(id).await;
+    stage.until_empty(flags).await;
+
+    let received = receiver.received_on("/x");
+    let attempts: Vec<i64> = received.iter().map(|one| one.number("orderly-attempt")).collect();
+    assert_eq!(attempts, [1, 2, 3, 4, 1], "once, and as often again as it says");
+    for (wait, least) in waits(&received[..4]).into_iter().zip([0.3, 0.6, 1.2]) {
+        assert!(wait + GRAIN >= seconds(least), "{wait:?} is less than {least}");
+        assert!(wait < seconds(least * 1.1 + 1.0), "{wait:?} is much more than {least}");
+    }
+    assert_chain(&received, &ids);
+    let received = receiver.received_on("/flags");
+    assert_eq!(received.len(), 3);
+    assert!(waits(&received[..2])[0] + GRAIN >= seconds(0.7));
+
+    // The log of tries, oldest first, and the end.
+    let tries = stage.api.attempts(&ids[0]).await;
+    assert_eq!(tries.len(), 4, "{tries:#?}");
+    for (n, one) in tries.iter().enumerate() {
+        assert_eq!(one["number"], n + 1);
+        assert_eq!(one["status_code"], 503);
+        assert!(one["error"].is_string(), "{one}");
+        assert!(one["duration_ms"].is_number() && one["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{one}");
+        assert_eq!(one["response"].as_str().map(str::len), Some(1_024), "the start of the answer");
+    }
+    let good = stage.api.attempts(&ids[1]).await;
+    assert_eq!((good.len(), &good[0]["status_code"], &good[0]["error"]), (1, &json!(200), &json!(null)));
+    let (first, second) = (stage.api.message(&ids[0]).await, stage.api.message(&ids[1]).await);
+    assert_eq!((&first["state"], &first["attempts"]), (&json!("exhausted"), &json!(4)));
+    assert_eq!((&second["state"], &second["attempts"]), (&json!("delivered"), &json!(1)));
+    assert_eq!(stage.api.attempts(&by_flags[0]).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_killed_worker_neither_forgets_a_try_nor_shortens_a_delay() {
+    let stage = Stage::new().await;
+    // The third try is never answered: it is in flight when its worker dies.
+    let receiver = Receiver::answering(|received| match received.count {
+        3 => Answer::hang(),
+        1 | 2 | 4 => Answer::status(500),
+        _ => Answer::ok(),
+    })
+    .await;
+    let retry = json!({ "max_retries": 9, "delay_seconds": 2 });
+    let id = stage.api.post_destination_with(json!({ "url": receiver.url("/x"), "retry": retry })).await;
+    let ids = stage.post_many(id, 2).await;
+    let first = stage.worker(&[]).await;
+    stage.until_queue(id, |queue| queue["head"]["attempts"] == 1).await;
+    first.signal(Signal::KILL);
+    let second = stage.worker(&[]).await;
+    let queue = stage.until_queue(id, |queue| queue["head"]["attempts"] == 2).await;
+    assert!(queue["head"]["next_attempt_at"].is_string(), "{queue}");
+    // Another one is ready when this one dies with the request in flight.
+    let third = stage.worker(&[]).await;
+    receiver.wait_for_count(3).await;
+    let holder = stage.api.queue(id).await["worker"]["id"].as_i64().expect("somebody serves it");
+    let youngest = stage.queue.number("select max(id) from orderly.workers", &[]).await;
+    let dies = if holder == youngest { &third } else { &second };
+    dies.signal(Signal::KILL);
+    receiver.wait_for_ended(6).await;
+    stage.until_empty(id).await;
+    let received = receiver.received();
+    let attempts: Vec<i64> = received.iter().map(|one| one.number("orderly-attempt")).collect();
+    assert_eq!(attempts, [1, 2, 3, 3, 4, 1], "the one in flight comes again under its number");
+    for n in [1, 2, 4] {
+        let wait = received[n].arrived_at - received[n - 1].ended_at.expect("it was answered");
+        assert!(wait + GRAIN >= seconds(2.0), "try {n}: {wait:?}");
+    }
+    let epochs: Vec<i64> = received.iter().map(|one| one.number("orderly-epoch")).collect();
+    assert!(epochs.is_sorted() && epochs[3] > epochs[2] && epochs[1] > epochs[0], "{epochs:?}");
+    assert_chain(&received, &ids);
+    let numbers: Vec<_> = stage.api.attempts(&ids[0]).await.iter().map(|one| one["number"].clone()).collect();
+    assert_eq!(numbers, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_long_wait_keeps_no_worker_and_ends_on_time_whoever_is_alive_then() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| Answer::status(if received.count == 1 { 500 } else { 200 })).await;
+    let retry = json!({ "max_retries": 1, "delay_seconds": 8 });
+    let mut ids = Vec::new();
+    for n in 0..6 {
+        let url = receiver.url(&format!("/{n}"));
+        let id = stage.api.post_destination_with(json!({ "url": url, "retry": retry })).await;
+        stage.api.post_message(id, json!({ "n": n })).await;
+        ids.push(id);
+    }
+    let first = stage.worker(&[]).await;
+    for id in &ids {
+        let queue = stage.until_queue(*id, |queue| queue["state"] == "backoff" && queue["worker"].is_null()).await;
+        assert_eq!((&queue["depth"], &queue["head"]["attempts"]), (&json!(1), &json!(1)), "{queue}");
+        assert!(queue["head"]["last_error"].is_string(), "{queue}");
+    }
+    assert_eq!(stage.queue.number("select count(*) from orderly.claims where owner is not null", &[]).await, 0);
+    // Its timer dies with it.
+    let _second = stage.worker(&[]).await;
+    first.signal(Signal::KILL);
+    receiver.wait_for_ended(12).await;
+    for n in 0..6 {
+        let wait = waits(&receiver.received_on(&format!("/{n}")))[0];
+        assert!(wait + GRAIN >= seconds(8.0) && wait < seconds(10.0), "{wait:?}");
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_obeyed_in_seconds_and_as_a_date_and_never_comes_earlier_than_the_policy() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| {
+        if received.count > 1 {
+            return Answer::ok();
+        }
+        let soon = SystemTime::now() + seconds(4.0);
+        match received.path.as_str() {
+            "/seconds" => Answer::status(429).header("retry-after", "3"),
+            "/date" => Answer::status(503).header("retry-after", httpdate::fmt_http_date(soon)),
+            "/less" => Answer::status(503).header("retry-after", "1"),
+            "/long" => Answer::status(429).header("retry-after", "7"),
+            _ => Answer::status(503).header("retry-after", "soon"),
+        }
+    })
+    .await;
+    let url = |path: &str| receiver.url(path);
+    let quick = json!({ "max_retries": 1, "delay_seconds": 0.1 });
+    let slow = json!({ "max_retries": 1, "delay_seconds": 2 });
+    let cases = [
+        ("/seconds", &quick, 3.0),
+        ("/date", &quick, 3.0),
+        ("/less", &slow, 2.0),
+        ("/long", &quick, 7.0),
+        ("/no", &quick, 0.1),
+    ];
+    for (path, retry, _) in &cases {
+        let id = stage.api.post_destination_with(json!({ "url": url(path), "retry": retry })).await;
+        stage.api.post_message(id, json!(1)).await;
+    }
+    let _worker = stage.worker(&[]).await;
+    receiver.wait_for_ended(10).await;
+    for (path, _, least) in cases {
+        let wait = waits(&receiver.received_on(path))[0];
+        // A date has whole seconds: it may ask for up to one less.
+        assert!(wait + GRAIN >= seconds(least), "{path}: {wait:?}");
+        assert!(wait < seconds(least + 2.5), "{path}: {wait:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_for_a_receiver_ends_with_the_message_at_the_latest() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| {
+        if received.json() == "short" { Answer::status(503).header("retry-after", "3600") } else { Answer::ok() }
+    })
+    .await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    let message = json!({ "destination_id": id, "payload": "short", "ttl_seconds": 7 });
+    let short = stage.api.post_message_with(message).await;
+    let posted = Instant::now();
+    let next = stage.api.post_message(id, json!("next")).await;
+    let _worker = stage.worker(&[]).await;
+    let received = receiver.wait_for_ended(2).await;
+    assert!(received[1].arrived_at - posted < seconds(10.0), "{:?}", received[1].arrived_at - posted);
+    assert_eq!(stage.api.message(&short).await["state"], "expired");
+    assert_chain(&received, &[short.clone(), next]);
+    let letters = stage.api.dead_letters(id).await;
+    assert_eq!(
+        (letters.len(), &letters[0]["id"], &letters[0]["attempts"]),
+        (1, &json!(short), &json!(1)),
+        "{letters:#?}"
+    );
+}
+
+#[tokio::test]
+async fn every_way_to_fail_is_named() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| match received.path.as_str() {
+        "/hang" => Answer::hang(),
+        _ => Answer::status(302).header("location", "/elsewhere"),
+    })
+    .await;
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
+    let cases = [
+        (receiver.url("/hang"), "timeout", json!(null)),
+        (receiver.url("/moved"), "status", json!(302)),
+        (format!("http://{free}/"), "refused", json!(null)),
+        (format!("https://{}/", receiver.address()), "tls", json!(null)),
+    ];
+    let _worker = stage.worker(&["--retry", "0"]).await;
+    for (url, error, status) in cases {
+        let id = stage.api.post_destination_with(json!({ "url": url, "timeout_seconds": 1 })).await;
+        let message = stage.api.post_message(id, json!(1)).await;
+        stage.until_empty(id).await;
+        let tries = stage.api.attempts(&message).await;
+        assert_eq!(tries.len(), 1);
+        assert_eq!((&tries[0]["error"], &tries[0]["status_code"]), (&json!(error), &status), "{tries:#?}");
+    }
+    assert!(receiver.received_on("/elsewhere").is_empty(), "redirects are never followed");
+}
