@@ -55,7 +55,7 @@ pub enum HandError {
 
 enum Reach {
     Network(RestClient),
-    Inside(Box<Inside>, Store),
+    Inside(Box<Inside>, Box<Store>),
 }
 
 pub(super) struct Hand {
@@ -97,7 +97,7 @@ pub(super) async fn with_hand(
             // clap asks for exactly one of the two.
             let url = url.as_deref().unwrap_or_default();
             let (store, guard) = open_checked(url, CONNECTIONS, &settings.common).await?;
-            Reach::Inside(Box::new(Inside::new(store.clone(), guard, &settings.common)), store)
+            Reach::Inside(Box::new(Inside::new(store.clone(), guard, &settings.common)), Box::new(store))
         }
     };
     let hand = Hand { reach, json: settings.json };
