@@ -231,3 +231,29 @@ async fn a_queue_says_why_it_moves_or_does_not() {
     assert_eq!((&queue["state"], &queue["head"]), (&json!("idle"), &json!(null)), "{queue}");
     assert_chain(&receiver.received(), &ids);
 }
+
+#[tokio::test]
+async fn a_resume_that_meets_a_bell_is_never_lost() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::start().await;
+    let _worker = stage.worker(&[]).await;
+    const QUEUES: usize = 25;
+    for round in 1..=4 {
+        let each = (0..QUEUES).map(|n| {
+            let (stage, url) = (&stage, receiver.url(&format!("/{round}/{n}")));
+            async move {
+                let id = stage.api.post_destination(&url).await;
+                stage.api.steer(id, "pause").await;
+                // The worker follows the bell of this one and finds the queue paused, before or after the resume.
+                let message = json!({ "destination_id": id, "payload": n });
+                let path = format!("/v1/destinations/{id}/resume");
+                let (posted, resumed) =
+                    tokio::join!(stage.api.post("/v1/messages", message), stage.api.post(&path, json!({})));
+                posted.expect(201);
+                resumed.expect(200);
+            }
+        });
+        futures_util::future::join_all(each).await;
+        receiver.wait_for_ended(round * QUEUES).await;
+    }
+}
