@@ -27,6 +27,7 @@ mod letters;
 mod migrations;
 mod pace;
 mod plans;
+mod pooler;
 mod posting;
 mod receiver;
 mod receivers;
