@@ -277,6 +277,18 @@ exception when lock_not_available or query_canceled then
 end
 $$;
 
+-- After a receiver's 410, for whoever holds the destination: both or neither, so that a POST is refused as soon
+-- as the state says so. Locks: the queues row, waited for (an application's transaction may have it), then the
+-- destination's, as resume and a removal do. A crash before the commit: the next try is answered with 410, too.
+create function orderly.disable(id bigint) returns void
+    language plpgsql as $$
+begin
+    perform set_config('lock_timeout', '1s', true);
+    update orderly.queues q set accepting = false where q.destination_id = disable.id;
+    update orderly.destinations d set state = 'disabled', updated_at = clock_timestamp() where d.id = disable.id;
+end
+$$;
+
 -- Ends a destination, for an API process. Locks: the advisory one, tried; the queues row, waited for (a
 -- producer may have it) up to the caller's lock_timeout; then rows nobody else writes without those. What
 -- it had queued is out of reach with the commit, and removed in pieces after it.

@@ -6,7 +6,7 @@ use http::Method;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Answer, Receiver, Stage, assert_chain};
+use crate::support::{Answer, Queue, Receiver, Stage, assert_chain};
 
 #[tokio::test]
 async fn a_410_disables_and_what_was_queued_waits_until_it_is_resumed() {
@@ -22,12 +22,7 @@ async fn a_410_disables_and_what_was_queued_waits_until_it_is_resumed() {
     let disabled = stage.api.get("/v1/destinations?state=disabled").await.expect(200).json();
     assert_eq!(disabled["data"][0]["id"], id);
     // Nothing comes in, by no way, and nothing goes out.
-    crate::support::until(
-        Duration::from_secs(5),
-        async || stage.api.post("/v1/messages", json!({ "destination_id": id, "payload": 1 })).await.status.as_u16(),
-        |status| *status == 409,
-    )
-    .await;
+    stage.api.post("/v1/messages", json!({ "destination_id": id, "payload": 1 })).await.expect(409);
     let batch = json!({ "messages": [{ "destination_id": id, "payload": 1 }] });
     stage.api.post("/v1/messages/batch", batch).await.expect(409);
     let refused = stage.queue.connection.client.query("select orderly.enqueue($1, '1')", &[&id]).await;
@@ -50,6 +45,27 @@ async fn a_410_disables_and_what_was_queued_waits_until_it_is_resumed() {
     assert_chain(&received, &ids);
     stage.api.post_message(id, json!("again")).await;
     receiver.wait_for_ended(6).await;
+}
+
+#[tokio::test]
+async fn a_410_counts_also_while_an_application_holds_the_queue() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| Answer::status(if received.count == 1 { 410 } else { 200 })).await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    let application = Queue::on(&stage.database).await;
+    stage.api.post_message(id, json!("first")).await;
+    application.sql("begin").await;
+    application.enqueue(id, json!("held")).await;
+    let mut worker = stage.worker(&[]).await;
+    worker.stderr_line("a 410 could not be written down yet").await;
+    application.sql("commit").await;
+    let queue = stage.until_state(id, "disabled").await;
+    assert_eq!(queue["depth"], 2, "{queue}");
+    stage.api.post("/v1/messages", json!({ "destination_id": id, "payload": 1 })).await.expect(409);
+    assert_eq!(receiver.received().len(), 1, "nothing meanwhile");
+    stage.api.steer(id, "resume").await;
+    receiver.wait_for_ended(3).await;
+    stage.api.post_message(id, json!("again")).await;
 }
 
 #[tokio::test]
@@ -214,4 +230,30 @@ async fn a_queue_says_why_it_moves_or_does_not() {
     let queue = stage.api.queue(id).await;
     assert_eq!((&queue["state"], &queue["head"]), (&json!("idle"), &json!(null)), "{queue}");
     assert_chain(&receiver.received(), &ids);
+}
+
+#[tokio::test]
+async fn a_resume_that_meets_a_bell_is_never_lost() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::start().await;
+    let _worker = stage.worker(&[]).await;
+    const QUEUES: usize = 25;
+    for round in 1..=4 {
+        let each = (0..QUEUES).map(|n| {
+            let (stage, url) = (&stage, receiver.url(&format!("/{round}/{n}")));
+            async move {
+                let id = stage.api.post_destination(&url).await;
+                stage.api.steer(id, "pause").await;
+                // The worker follows the bell of this one and finds the queue paused, before or after the resume.
+                let message = json!({ "destination_id": id, "payload": n });
+                let path = format!("/v1/destinations/{id}/resume");
+                let (posted, resumed) =
+                    tokio::join!(stage.api.post("/v1/messages", message), stage.api.post(&path, json!({})));
+                posted.expect(201);
+                resumed.expect(200);
+            }
+        });
+        futures_util::future::join_all(each).await;
+        receiver.wait_for_ended(round * QUEUES).await;
+    }
 }

@@ -77,6 +77,7 @@ fn count(node: &Value, reads: &mut BTreeMap<String, f64>) {
 /// At most so many rows of the tables that grow.
 #[track_caller]
 fn assert_reads(what: &str, reads: &BTreeMap<String, f64>, most: i64) {
+    assert!(!reads.is_empty(), "no plan of {what} came");
     for table in ["messages", "queues", "claims", "destinations", "requests", "skips"] {
         let read = reads.get(table).copied().unwrap_or(0.0);
         assert!(read <= most as f64, "{what} read {read} rows of {table}, not {most}: {reads:?}");

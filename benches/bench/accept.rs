@@ -96,6 +96,7 @@ fn load(first: i64, batch: u64) -> Arguments {
         connections: CONNECTIONS,
         batch,
         every_ms: None,
+        seconds: None,
         payloads: None,
     }
 }

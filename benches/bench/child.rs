@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde::de::DeserializeOwned;
 
 use super::Result;
@@ -84,12 +84,6 @@ impl Child {
         self.note_cpu()?;
         let status = self.process.wait()?;
         if status.success() { Ok(()) } else { Err(format!("{}: {status}", self.name).into()) }
-    }
-
-    /// As Ctrl-C does.
-    pub fn interrupt(&mut self) -> Result<()> {
-        kill_process(self.id()?, Signal::INT)?;
-        self.ended()
     }
 
     /// Seconds of all its threads so far, or in all when it has ended.

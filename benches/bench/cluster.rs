@@ -60,11 +60,6 @@ impl Cluster {
         self.database.as_ref().map(|database| &database.client).ok_or_else(|| "no database yet".into())
     }
 
-    /// On another database.
-    pub fn admin(&self) -> &Client {
-        &self.admin.client
-    }
-
     pub async fn version(&self) -> Result<String> {
         Ok(self.admin.client.query_one("show server_version", &[]).await?.get(0))
     }
@@ -99,6 +94,16 @@ impl Cluster {
                 &[&first, &i64::try_from(count)?, &i64::try_from(each)?, &bodies],
             )
             .await?;
+        Ok(())
+    }
+
+    /// Tells the workers, as the API's bell does.
+    pub async fn ring(&self, first: i64, count: u64) -> Result<()> {
+        let ids: Vec<i64> = (first..first + i64::try_from(count)?).collect();
+        for part in ids.chunks(500) {
+            let payload = format!("b{}", part.iter().map(i64::to_string).collect::<Vec<_>>().join(","));
+            self.client()?.query("select orderly.ring($1)", &[&payload]).await?;
+        }
         Ok(())
     }
 

@@ -23,11 +23,6 @@ struct MessageIn {
 }
 
 #[derive(Object)]
-struct MessagesIn {
-    messages: Vec<MessageIn>,
-}
-
-#[derive(Object)]
 struct Queued {
     id: String,
     destination_id: i64,

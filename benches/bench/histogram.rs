@@ -19,15 +19,6 @@ impl Histogram {
         self.counts[bucket] += 1;
     }
 
-    pub fn merge(&mut self, other: &Histogram) {
-        if self.counts.len() < other.counts.len() {
-            self.counts.resize(other.counts.len(), 0);
-        }
-        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
-            *mine += theirs;
-        }
-    }
-
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }

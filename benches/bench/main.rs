@@ -12,6 +12,7 @@ mod deliver;
 mod floor_api;
 mod histogram;
 mod idle;
+mod isolation;
 mod measure;
 mod payloads;
 mod plot;
@@ -20,6 +21,7 @@ mod receiver;
 mod report;
 mod single;
 mod through;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -110,7 +112,8 @@ impl Bench {
     }
 }
 
-const NAMES: [&str; 7] = ["accept", "batch", "deliver", "single", "through", "latency", "idle"];
+const NAMES: [&str; 10] =
+    ["accept", "batch", "deliver", "single", "through", "latency", "idle", "isolation", "old-snapshot", "workers"];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -162,6 +165,9 @@ async fn run(bench: &Bench, name: &str) -> Result<Report> {
         "through" => through::run(bench).await,
         "latency" => through::run_latency(bench).await,
         "idle" => idle::run(bench).await,
+        "isolation" => isolation::run(bench).await,
+        "old-snapshot" => through::run_snapshot(bench).await,
+        "workers" => workers::run(bench).await,
         other => Err(format!("there is no benchmark {other}").into()),
     }
 }

@@ -51,10 +51,12 @@ pub struct Meter {
     sampler: Sampler,
 }
 
+/// Process, name, the most resident memory so far in MB.
+type Peak = (u32, &'static str, f64);
+
 struct Sampler {
     ended: Arc<AtomicBool>,
-    /// Process, name, the most so far in MB.
-    most: Arc<Mutex<Vec<(u32, &'static str, f64)>>>,
+    most: Arc<Mutex<Vec<Peak>>>,
 }
 
 impl Meter {

@@ -21,11 +21,11 @@ pub fn bars(title: &str, unit: &str, bars: &[(String, f64)]) -> String {
         let y = 44.0 + 34.0 * row as f64;
         let length = 400.0 * value / most;
         let colour = COLOURS[row % COLOURS.len()];
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<text x=\"150\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
              <rect x=\"160\" y=\"{y:.1}\" width=\"{length:.1}\" height=\"24\" fill=\"{colour}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{value:.0}</text>\n",
+             <text x=\"{:.1}\" y=\"{:.1}\">{value:.0}</text>",
             y + 17.0,
             escape(name),
             168.0 + length,
@@ -45,18 +45,18 @@ pub fn curves(title: &str, curves: &[Curve]) -> String {
     for step in 0..=4 {
         let share = f64::from(step) / 4.0;
         let y = top + height * (1.0 - share);
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<line x1=\"{left}\" y1=\"{y:.1}\" x2=\"{}\" y2=\"{y:.1}\" stroke=\"#8a8f98\" stroke-opacity=\"0.3\"/>\
-             <text x=\"62\" y=\"{:.1}\" text-anchor=\"end\">{:.0}</text>\n",
+             <text x=\"62\" y=\"{:.1}\" text-anchor=\"end\">{:.0}</text>",
             left + width,
             y + 4.0,
             most * share,
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         svg,
-        "<text x=\"{left}\" y=\"300\">0</text><text x=\"690\" y=\"300\" text-anchor=\"end\">{last:.0} s</text>\n"
+        "<text x=\"{left}\" y=\"300\">0</text><text x=\"690\" y=\"300\" text-anchor=\"end\">{last:.0} s</text>"
     );
     for (row, curve) in curves.iter().enumerate() {
         let colour = COLOURS[row % COLOURS.len()];
@@ -66,10 +66,10 @@ pub fn curves(title: &str, curves: &[Curve]) -> String {
             .map(|(x, y)| format!("{:.1},{:.1}", left + width * x / last, top + height * (1.0 - y / most)))
             .collect();
         let y = 322.0 + 18.0 * row as f64;
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
-             <rect x=\"70\" y=\"{:.1}\" width=\"12\" height=\"12\" fill=\"{colour}\"/><text x=\"90\" y=\"{y:.1}\">{}</text>\n",
+             <rect x=\"70\" y=\"{:.1}\" width=\"12\" height=\"12\" fill=\"{colour}\"/><text x=\"90\" y=\"{y:.1}\">{}</text>",
             points.join(" "),
             y - 11.0,
             escape(&curve.name),

@@ -41,12 +41,16 @@ pub struct Arguments {
     pub batch: u64,
     #[arg(long)]
     pub every_ms: Option<u64>,
+    /// Stops after so long, whatever is left.
+    #[arg(long)]
+    pub seconds: Option<u64>,
     #[arg(long)]
     pub payloads: Option<std::path::PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
 pub struct Posted {
+    pub messages: u64,
     pub seconds: f64,
     /// From request to answer.
     pub latencies: Histogram,
@@ -63,7 +67,8 @@ impl Arguments {
             ("--batch", self.batch),
         ];
         arguments.extend(["--address".to_owned(), self.address.clone()]);
-        for (name, value) in numbers.into_iter().chain(self.every_ms.map(|ms| ("--every-ms", ms))) {
+        let given = [self.every_ms.map(|ms| ("--every-ms", ms)), self.seconds.map(|seconds| ("--seconds", seconds))];
+        for (name, value) in numbers.into_iter().chain(given.into_iter().flatten()) {
             arguments.extend([name.to_owned(), value.to_string()]);
         }
         arguments.extend(payloads.arguments());
@@ -94,7 +99,11 @@ pub fn main(arguments: Arguments) -> Result<()> {
         for task in tasks {
             task.await??;
         }
-        let posted = Posted { seconds: started.elapsed().as_secs_f64(), latencies: poster.latencies.take() };
+        let posted = Posted {
+            messages: poster.next.get(),
+            seconds: started.elapsed().as_secs_f64(),
+            latencies: poster.latencies.take(),
+        };
         println!("{}", serde_json::to_string(&posted)?);
         Ok(())
     })
@@ -113,9 +122,11 @@ async fn post_on(poster: Rc<Poster>, mut sender: SendRequest<Full<Bytes>>) -> Re
     let mut pace = arguments.every_ms.map(|ms| tokio::time::interval(Duration::from_millis(ms)));
     let host = HeaderValue::try_from(&arguments.address)?;
     let path = if arguments.batch > 1 { "/v1/messages/batch" } else { "/v1/messages" };
+    let started = Instant::now();
     loop {
         let first = poster.next.get();
-        if first >= arguments.messages {
+        let over = arguments.seconds.is_some_and(|seconds| started.elapsed().as_secs() >= seconds);
+        if over || first >= arguments.messages {
             return Ok(());
         }
         poster.next.set(first + arguments.batch);

@@ -44,6 +44,8 @@ pub struct Stats {
     /// Of the first and the last one, on the clock that all processes share.
     pub first_ns: u64,
     pub last_ns: u64,
+    /// Of each second since the first.
+    pub each_second: Vec<u64>,
     /// From `"at"` in the body to here, for bodies that have it.
     pub latencies: Histogram,
 }
@@ -74,6 +76,24 @@ impl Receiver {
 
     pub fn expect(&mut self, messages: u64) -> Result<()> {
         self.child.say(&format!("expect {messages}"))
+    }
+
+    pub fn stats(&mut self) -> Result<Stats> {
+        self.child.say("stats")?;
+        self.child.json()
+    }
+
+    /// Polls until so many have come, at most two minutes.
+    pub async fn until(&mut self, messages: u64) -> Result<Stats> {
+        for _ in 0..600 {
+            let stats = self.stats()?;
+            if stats.messages >= messages {
+                return Ok(stats);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let came = self.stats()?.messages;
+        Err(format!("only {came} of {messages} messages came").into())
     }
 
     /// When all that was expected has come.
@@ -172,6 +192,11 @@ impl State {
         }
         self.stats.messages += 1;
         self.stats.last_ns = now;
+        let second = ((now - self.stats.first_ns) / 1_000_000_000) as usize;
+        if self.stats.each_second.len() <= second {
+            self.stats.each_second.resize(second + 1, 0);
+        }
+        self.stats.each_second[second] += 1;
         if let Some(sent) = sent_ns {
             self.stats.latencies.record(now.saturating_sub(sent) / 1_000);
         }

@@ -95,6 +95,10 @@ impl Report {
         if let Some(reach) = self.reach {
             self.at_least("rate, of the floor's", ratios, reach);
         }
+        // On cores that are shared or not full, the rate tells less than this.
+        let cpu = |round: &Round| round.cpu.values().sum::<f64>();
+        let costs = floor.rounds.iter().zip(&ours.rounds).map(|(floor, ours)| cpu(floor) / cpu(ours));
+        self.note(format!("CPU for a message, the floor's of Orderly's: {}", figure(median(costs.collect()))));
         self.sides.extend([floor, ours]);
     }
 

@@ -132,6 +132,8 @@ fn write_url(folder: &Path, url: &str) -> Result<PathBuf, CliError> {
 
 fn greeting(api: SocketAddr, url_file: &Path) -> String {
     let url_file = url_file.display();
+    // As it was started: it need not be on the PATH.
+    let orderly = std::env::args().next().unwrap_or_else(|| "orderly".to_owned());
     format!(
         r#"Orderly runs. Ctrl-C stops all of it.
 
@@ -141,7 +143,7 @@ fn greeting(api: SocketAddr, url_file: &Path) -> String {
 
 Destinations on this machine (127.0.0.0/8 and ::1) are allowed here. Next, in other terminals:
 
-  orderly receiver
+  {orderly} receiver
   curl http://{api}/v1/destinations -H 'content-type: application/json' -d '{{"url": "http://127.0.0.1:9000/"}}'
   curl http://{api}/v1/messages -H 'content-type: application/json' -d '{{"destination_id": 1, "payload": {{"hello": "world"}}}}'
 

@@ -27,9 +27,11 @@ pub(super) async fn run(arguments: Arguments, stop: CancellationToken) -> Result
     let (settings, common) = (&arguments.serve, &arguments.common);
     settings.validate(common).map_err(api::SiteError::from)?;
     let Parts { store, guard, client, jwks } = assemble(&arguments.database.url, CONNECTIONS, common).await?;
+    let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
     let announce = |address| {
         // A service's stdout may be closed; that is no reason not to serve.
-        let _ = print(&format!("the API listens on http://{address}, its documentation is http://{address}/doc\n"));
+        let _ =
+            print(&format!("the API listens on {scheme}://{address}, its documentation is {scheme}://{address}/doc\n"));
     };
     let foundations = api::Foundations { store, guard, client, jwks, counters: None };
     api::serve(foundations, (settings, common), stop, announce).await?;

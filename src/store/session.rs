@@ -30,7 +30,7 @@ const SESSION_SETTINGS: &str = "
     set plan_cache_mode = force_generic_plan; set timezone = 'UTC';
     set client_connection_check_interval = '500ms';
     set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 2; set tcp_user_timeout = '11s';
-    set idle_in_transaction_session_timeout = '30s'";
+    set idle_in_transaction_session_timeout = '30s'; set idle_session_timeout = 0";
 
 /// The watch gives up waiting each second, so that it never keeps a snapshot from vacuum for longer.
 const WATCH_SETTINGS: &str = "set lock_timeout = '1s'; set statement_timeout = 0";

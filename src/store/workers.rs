@@ -105,17 +105,10 @@ impl Store {
         Ok(!rows.is_empty())
     }
 
-    /// After a receiver's 410: nothing more is queued for it until it is resumed. The state first, so that
-    /// a claim finds it; the producers' lock apart, since it may have to be waited for.
+    /// After a receiver's 410: nothing more is queued for it until it is resumed. Fails while somebody holds its
+    /// queue's lock.
     pub async fn disable_destination(&self, id: DestinationId) -> Result<(), StoreError> {
-        self.query(
-            "update orderly.destinations set state = 'disabled', updated_at = clock_timestamp() where id = $1",
-            &[(&id.0, Type::INT8)],
-        )
-        .await?;
-        self.query("update orderly.queues set accepting = false where destination_id = $1", &[(&id.0, Type::INT8)])
-            .await?;
-        Ok(())
+        self.query("select orderly.disable($1)", &[(&id.0, Type::INT8)]).await.map(drop)
     }
 
     /// Destinations with messages that workers alive serve.

@@ -84,14 +84,19 @@ impl Context {
         }
     }
 
-    /// Through the pool, since the producers' lock may have to be waited for.
+    /// Through the pool, since the producers' lock may have to be waited for; until it is done, since nothing
+    /// may be sent before.
     pub async fn disable(&self, destination: DestinationId) {
-        if let Err(error) = self.store.disable_destination(destination).await {
+        while let Err(error) = self.store.disable_destination(destination).await {
             tracing::warn!(
                 destination.id = destination.0,
                 error = crate::store::chain(&error),
-                "a 410 could not be written down"
+                "a 410 could not be written down yet"
             );
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                () = self.lost.cancelled() => return,
+            }
         }
     }
 }

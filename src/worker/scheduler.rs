@@ -49,9 +49,10 @@ pub enum News {
 }
 
 enum Slot {
-    /// `news`: heard since it was asked for.
+    /// `news`: heard since it was asked for; `woken`: among it that what stood in the way is no longer.
     Claiming {
         news: bool,
+        woken: bool,
     },
     Serving {
         handle: Arc<Handle>,
@@ -232,6 +233,9 @@ impl Scheduler {
             Notice::Wake(ids) => {
                 for id in ids {
                     self.asleep.remove(&id);
+                    if let Some(Slot::Claiming { woken, .. }) = self.slots.get_mut(&id) {
+                        *woken = true;
+                    }
                     self.ring(id);
                 }
             }
@@ -240,7 +244,7 @@ impl Scheduler {
                     match self.slots.get_mut(&id) {
                         Some(Slot::Serving { handle, .. }) => handle.signal(ASKED),
                         // A claim tells of requests itself, but one may come right after it looked.
-                        Some(Slot::Claiming { news } | Slot::Releasing { news, .. }) => *news = true,
+                        Some(Slot::Claiming { news, .. } | Slot::Releasing { news, .. }) => *news = true,
                         None => {}
                     }
                 }
@@ -266,7 +270,7 @@ impl Scheduler {
     fn ring(&mut self, id: DestinationId) {
         match self.slots.get_mut(&id) {
             Some(Slot::Serving { handle, .. }) => handle.signal(BELL),
-            Some(Slot::Claiming { news } | Slot::Releasing { news, .. }) => *news = true,
+            Some(Slot::Claiming { news, .. } | Slot::Releasing { news, .. }) => *news = true,
             None => {
                 if self.is_ours(id)
                     && !self.asleep.contains_key(&id)
@@ -300,7 +304,7 @@ impl Scheduler {
             self.make_room();
             return;
         }
-        self.slots.insert(id, Slot::Claiming { news: false });
+        self.slots.insert(id, Slot::Claiming { news: false, woken: false });
         let _ = self.orders.send(Order::Claim(id));
     }
 
@@ -352,7 +356,10 @@ impl Scheduler {
     fn take_report(&mut self, report: Report) {
         match report {
             Report::Claimed(id, claimed) => {
-                let news = matches!(self.slots.remove(&id), Some(Slot::Claiming { news: true }));
+                let (news, woken) = match self.slots.remove(&id) {
+                    Some(Slot::Claiming { news, woken }) => (news, woken),
+                    Some(Slot::Serving { .. } | Slot::Releasing { .. }) | None => (false, false),
+                };
                 match claimed {
                     Claimed::Lane(start) => {
                         self.busy.remove(&id);
@@ -368,10 +375,9 @@ impl Scheduler {
                     }
                     Claimed::Dormant(wait) => {
                         self.busy.remove(&id);
-                        if news {
-                            // Perhaps a wake: what stood in the way may be gone since the claim looked.
-                            self.asleep.remove(&id);
-                            self.ring(id);
+                        if woken {
+                            // What it says may be from before the wake.
+                            self.want(id);
                         } else {
                             self.sleep(id, wait);
                         }

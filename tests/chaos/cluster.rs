@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use orderly::embedded::{EmbeddedOptions, EmbeddedPostgres, Keep};
@@ -39,6 +39,8 @@ pub struct Node {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     child: Mutex<Option<Child>>,
+    /// False while a fault keeps it down.
+    wanted: AtomicBool,
     starts: AtomicU32,
     logs: PathBuf,
     orderly: PathBuf,
@@ -90,9 +92,20 @@ impl Cluster {
                 (format!("api-{}", index - shape.workers + 1), Some(format!("http://{address}")), arguments)
             };
             let arguments = [arguments, vec!["--allow-network".to_owned(), "127.0.0.0/8".to_owned()]].concat();
-            let (child, starts, logs) = (Mutex::default(), AtomicU32::new(0), logs.clone());
-            let node =
-                Node { name, proxy, base, arguments, environment, child, starts, logs, orderly: shape.orderly.clone() };
+            let (child, starts, wanted, logs) =
+                (Mutex::default(), AtomicU32::new(0), AtomicBool::new(true), logs.clone());
+            let node = Node {
+                name,
+                proxy,
+                base,
+                arguments,
+                environment,
+                child,
+                wanted,
+                starts,
+                logs,
+                orderly: shape.orderly.clone(),
+            };
             node.start().await?;
             nodes.push(node);
         }
@@ -127,6 +140,7 @@ impl Cluster {
 impl Node {
     /// Does nothing when it runs.
     pub async fn start(&self) -> Result<(), Failure> {
+        self.wanted.store(true, Ordering::Relaxed);
         let mut child = self.child.lock().await;
         if let Some(child) = child.as_mut()
             && child.try_wait()?.is_none()
@@ -139,6 +153,21 @@ impl Node {
         let mut command = command(&self.orderly, &arguments, &self.environment);
         *child = Some(command.stdout(log.try_clone()?).stderr(log).kill_on_drop(true).spawn()?);
         Ok(())
+    }
+
+    /// Until [`Node::start`].
+    pub fn keep_down(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+
+    /// As a supervisor does: one that ended by itself (it was started while there was no database) is
+    /// started again.
+    pub async fn supervise(&self) {
+        if self.wanted.load(Ordering::Relaxed)
+            && let Err(error) = self.start().await
+        {
+            eprintln!("  {} could not be started: {error}", self.name);
+        }
     }
 
     pub async fn pid(&self) -> Option<Pid> {

@@ -51,6 +51,7 @@ impl Faults {
             FaultKind::WorkerKill | FaultKind::ApiKill => {
                 let victims = self.owned_by(node).await;
                 let fault = self.begin(planned, &node.name, victims);
+                node.keep_down();
                 node.signal(Signal::KILL).await;
                 node.wait(Duration::from_secs(10)).await;
                 sleep(lasts).await;
@@ -60,6 +61,7 @@ impl Faults {
             FaultKind::WorkerTerm => {
                 let victims = self.owned_by(node).await;
                 let fault = self.begin(planned, &node.name, victims);
+                node.keep_down();
                 if node.signal(Signal::TERM).await
                     && let Some(status) = node.wait(Duration::from_secs(60)).await
                     && !status.success()

@@ -82,6 +82,9 @@ pub async fn run(settings: Settings) -> Result<Option<Violation>, Failure> {
     let mut early: Vec<Violation> = Vec::new();
     while Instant::now() < end && early.is_empty() {
         sleep((end - Instant::now()).min(Duration::from_secs(1))).await;
+        for node in &cluster.nodes {
+            node.supervise().await;
+        }
         if settings.broken.is_some() {
             let so_far = recorder.lock().clone();
             early = judge(&so_far, &limits(recorder.now()));
@@ -185,6 +188,7 @@ async fn drain(cluster: &Cluster) -> Result<(), Failure> {
 async fn stop_gracefully(cluster: &Cluster) -> Result<Vec<String>, Failure> {
     let mut told = Vec::new();
     for node in &cluster.nodes {
+        node.keep_down();
         node.signal(Signal::TERM).await;
     }
     for node in &cluster.nodes {
