@@ -77,7 +77,7 @@ async fn work_a_day(operator: &Operator<'_>, receiver: &Receiver) {
     let queue = operator.json(&["queues", "--blocked", "--destination", id]).await;
     assert_eq!((&queue[0]["depth"], &queue[0]["state"], &queue[0]["url"]), (&json!(2), &json!("paused"), &json!(url)));
 
-    let wrong = operator.refused(&["destinations", "skip", id, "--message", &format!("{id}-1")]).await;
+    let wrong = operator.refused(&["destinations", "skip", id, "--message", &format!("{id}-999999")]).await;
     assert!(wrong.contains("(409 Conflict)"), "{wrong}");
     let skipped = operator.json(&["destinations", "skip", id, "--message", first_id]).await;
     assert_eq!(skipped["depth"], 1);
@@ -200,7 +200,7 @@ async fn dead_letters_are_seen_redriven_and_thrown_away() {
     assert_eq!(ids.len(), 3, "{letters}");
     let shown = operator.lines(&["dead-letters", "show", ids[0]]).await;
     assert!(
-        shown.iter().any(|line| line.contains("exhausted")) && shown.iter().any(|line| line.contains("500")),
+        shown.iter().any(|line| line.ends_with("exhausted")) && shown.iter().any(|line| line.starts_with("last_error")),
         "{shown:?}"
     );
     let attempts = operator.lines(&["messages", "attempts", ids[0]]).await;

@@ -3,16 +3,18 @@
 //! Over the network, or in this process straight on the database: the same handlers either way, so that
 //! both do and say the same.
 
+mod problem;
+
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
 
+use self::problem::in_one_line;
 use super::parts::open_checked;
 use super::table::{Record, Table};
-use super::wording::clean;
 use super::{CliError, print};
 use crate::api::Inside;
 use crate::config::ReachSettings;
@@ -54,27 +56,13 @@ pub enum HandError {
 }
 
 enum Reach {
-    Network(RestClient),
+    Network(Box<RestClient>),
     Inside(Box<Inside>, Box<Store>),
 }
 
 pub(super) struct Hand {
     reach: Reach,
     pub json: bool,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    title: Option<String>,
-    detail: Option<String>,
-    #[serde(default)]
-    errors: Vec<Fault>,
-}
-
-#[derive(Deserialize)]
-struct Fault {
-    pointer: String,
-    detail: String,
 }
 
 #[derive(Deserialize)]
@@ -91,7 +79,7 @@ pub(super) async fn with_hand(
     let reach = match (&settings.place.api, &settings.place.database_url) {
         (Some(api), _) => {
             let token = settings.token.as_ref().map(|token| token.0.as_str());
-            Reach::Network(RestClient::new(api, token).map_err(HandError::from)?)
+            Reach::Network(Box::new(RestClient::new(api, token).map_err(HandError::from)?))
         }
         (None, url) => {
             // clap asks for exactly one of the two.
@@ -199,20 +187,6 @@ impl Hand {
     }
 }
 
-/// What a problem says, with the pointers to what is wrong.
-fn in_one_line(answer: &Response<Bytes>) -> String {
-    let status: StatusCode = answer.status();
-    let problem: Option<Problem> = serde_json::from_slice(answer.body()).ok();
-    let detail = problem.as_ref().and_then(|problem| problem.detail.clone().or(problem.title.clone()));
-    let faults: Vec<String> = problem
-        .iter()
-        .flat_map(|problem| &problem.errors)
-        .map(|fault| format!("{} {}", if fault.pointer.is_empty() { "/" } else { &fault.pointer }, fault.detail))
-        .collect();
-    let faults = if faults.is_empty() { String::new() } else { format!(": {}", faults.join("; ")) };
-    clean(&format!("{}{faults} ({status})", detail.as_deref().unwrap_or("the API refused")))
-}
-
 /// `-` is stdin.
 pub(super) async fn read_payload(argument: &str) -> Result<Vec<u8>, HandError> {
     let mut bytes = Vec::new();
@@ -240,20 +214,6 @@ pub(super) fn parse_headers(lines: &[String]) -> Result<serde_json::Map<String, 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_problem_is_one_line_with_its_pointers() {
-        let answer = |status: u16, body: &'static str| {
-            let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
-            *answer.status_mut() = StatusCode::from_u16(status).expect("a status");
-            in_one_line(&answer)
-        };
-        let body =
-            r#"{"title": "x", "detail": "the body is wrong", "errors": [{"pointer": "/url", "detail": "no\nhost"}]}"#;
-        assert_eq!(answer(422, body), "the body is wrong: /url no host (422 Unprocessable Entity)");
-        assert_eq!(answer(502, "<html>"), "the API refused (502 Bad Gateway)");
-        assert_eq!(answer(404, r#"{"title": "Not Found"}"#), "Not Found (404 Not Found)");
-    }
 
     #[test]
     fn headers_have_a_name_and_a_value() {

@@ -31,7 +31,9 @@ impl Table {
         let widths: Vec<usize> =
             columns.clone().map(|i| all().map(|row| measure_text_width(&row[i])).max().unwrap_or(0)).collect();
         let is_number = |cell: &String| cell.chars().all(|c| c.is_ascii_digit() || c == '-');
-        let right: Vec<bool> = columns.map(|i| self.rows.iter().all(|row| is_number(&row[i]))).collect();
+        let is_empty = |i: usize| self.rows.iter().all(|row| row[i] == "-");
+        let right: Vec<bool> =
+            columns.map(|i| !is_empty(i) && self.rows.iter().all(|row| is_number(&row[i]))).collect();
         let line = |row: &Vec<String>| {
             let cells: Vec<String> = row
                 .iter()

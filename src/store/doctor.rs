@@ -6,6 +6,7 @@
 
 mod engine;
 mod server;
+mod sessions;
 
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,8 @@ use super::pool::Parameter;
 use super::{StoreError, migrate};
 
 pub use engine::{Blocked, Incarnation, Partitions, Registered, Sealed, Unserved};
-pub use server::{
-    DeadTuples, Locks, Replication, Server, Session, Settings, Slot, Standby, StuckCommits, VacuumSettings,
-};
+pub use server::{Locks, Replication, Server, Settings, Slot, Standby, StuckCommits};
+pub use sessions::{DeadTuples, Session, VacuumSettings};
 
 /// A question that takes longer is told as unanswered.
 const LIMIT: Duration = Duration::from_secs(10);

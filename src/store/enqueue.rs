@@ -237,7 +237,7 @@ impl Post {
 }
 
 impl Writer {
-    /// Writes posts in one transaction, answers them, rings. Those that met a locked destination go to the
+    /// Writes posts in one transaction, rings, answers them. Those that met a locked destination go to the
     /// task that waits for it; `wait_for` is that task's own.
     async fn write(self: &Arc<Self>, posts: Vec<Post>, wait_for: Option<i64>) -> Vec<Post> {
         let mut still_locked = Vec::new();
@@ -245,7 +245,13 @@ impl Writer {
         if broken::is(Broken::BellBeforeCommit) {
             self.bell.ring(posts.iter().flat_map(|post| &post.messages).map(|message| message.destination.0));
         }
-        for (post, verdict) in self.transact(posts, wait_for, &mut rung).await {
+        let judged = self.transact(posts, wait_for, &mut rung).await;
+        // Before the answers: a process that ends once it has them waits for the bells that are pending then.
+        if !rung.is_empty() && !broken::is(Broken::BellBeforeCommit) {
+            self.accepted.fetch_add(rung.len() as u64, Ordering::Relaxed);
+            self.bell.ring(rung);
+        }
+        for (post, verdict) in judged {
             match verdict {
                 Verdict::Ended(answer) => {
                     // Nobody there: the client hung up. The messages stay queued.
@@ -254,10 +260,6 @@ impl Writer {
                 Verdict::Locked(destination) if wait_for == Some(destination) => still_locked.push(post),
                 Verdict::Locked(destination) => self.wait_apart(destination, post),
             }
-        }
-        if !rung.is_empty() && !broken::is(Broken::BellBeforeCommit) {
-            self.accepted.fetch_add(rung.len() as u64, Ordering::Relaxed);
-            self.bell.ring(rung);
         }
         still_locked
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::finding::Finding;
-use crate::cli::wording::{duration, several};
+use crate::cli::wording::duration;
 use crate::store::doctor::{Replication, Server, Settings, StuckCommits};
 
 const SLOW_COMMIT: Duration = Duration::from_millis(100);
@@ -108,8 +108,8 @@ pub(super) fn judge_stuck(stuck: &StuckCommits) -> Vec<Finding> {
     if stuck.count == 0 {
         return Vec::new();
     }
-    let (commits, longest) = (several(stuck.count, "commit"), duration(stuck.longest_seconds));
-    let text = format!("{commits} wait for a synchronous standby, the longest for {longest}");
+    let (count, longest) = (stuck.count, duration(stuck.longest_seconds));
+    let text = format!("commits wait for a synchronous standby: {count}, the longest for {longest}");
     vec![Finding::fail("replication", text).mend("bring a standby back, or take it out of synchronous_standby_names")]
 }
 
@@ -124,7 +124,7 @@ pub(super) fn judge_replication(settings: &Settings, found: &Replication) -> Vec
         findings.push(Finding::fail("replication", text).mend(mend));
     } else if !names.is_empty() {
         let waited: Vec<&str> = found.standbys.iter().map(|one| one.name.as_str()).collect();
-        let text = format!("commits wait for a standby; {} follow: {}", count, waited.join(", "));
+        let text = format!("commits wait for a standby; there: {}", waited.join(", "));
         findings.push(Finding::ok("replication", text));
         if settings.text("synchronous_commit") == "remote_write" {
             let text = "synchronous_commit is remote_write: a crash of both machines at once loses messages";

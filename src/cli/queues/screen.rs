@@ -44,8 +44,8 @@ fn lines(rows: &[QueueRow], now: DateTime<Utc>, limit: usize, width: Option<usiz
         "HEAD",
         "ATTEMPTS",
         "NEXT TRY",
-        "WORKER",
         "LAST ERROR",
+        "WORKER",
         "URL",
     ]);
     rows.iter().take(limit).for_each(|row| table.push(cells(row, now)));
@@ -69,8 +69,8 @@ fn cells(row: &QueueRow, now: DateTime<Utc>) -> Vec<String> {
         head.map_or_else(dash, |head| head.id.clone()),
         head.map_or_else(dash, |head| head.attempts.to_string()),
         next.map_or_else(dash, |at| format!("in {}", duration((at - now).as_seconds_f64()))),
-        row.worker.as_ref().map_or_else(dash, |worker| format!("{} on {}", worker.id, worker.host)),
         head.and_then(|head| head.last_error.clone()).unwrap_or_else(dash),
+        row.worker.as_ref().map_or_else(dash, |worker| format!("{} on {}", worker.id, worker.host)),
         row.url.clone(),
     ]
 }
@@ -152,7 +152,7 @@ mod tests {
         let cells: Vec<&str> = shown[2].split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
         assert_eq!(
             cells,
-            ["1", "3", "2 min", "backoff", "1-7", "2", "in 4 s", "3 on w1", "status: 500", "http://a.example/"]
+            ["1", "3", "2 min", "backoff", "1-7", "2", "in 4 s", "status: 500", "3 on w1", "http://a.example/"]
         );
         assert_eq!(shown[3], "… and 1 more queue");
         assert!(lines(&[row(1, "held", 1)], now, 9, Some(40)).iter().all(|line| line.chars().count() <= 40));
