@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Api, Received, Receiver, Stage, assert_chain, until};
 
-/// A debug build delivers a tenth of what a release does.
-const MESSAGES: usize = if cfg!(debug_assertions) { 5_000 } else { 20_000 };
+const MESSAGES: usize = 20_000;
 const DESTINATIONS: usize = 200;
 const CLIENTS: usize = 8;
 
