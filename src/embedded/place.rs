@@ -21,7 +21,7 @@ pub(super) struct Place {
     pub moved: bool,
     /// Whom Postgres runs as, where it cannot be us.
     pub user: Option<User>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,8 +143,19 @@ fn find_user(passwd: &str, name: &str) -> Option<User> {
     Some(User { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? })
 }
 
-/// The lock ends with this process, however it ends.
-fn take_lock(base: &Path) -> Result<File, EmbeddedError> {
+/// Ends with this process, however it ends.
+#[derive(Debug)]
+struct FolderLock(File);
+
+impl Drop for FolderLock {
+    /// Said, not only closed: a process that is being started at this moment has the file open as well, until
+    /// it executes its program, and would keep the lock for so long.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+fn take_lock(base: &Path) -> Result<FolderLock, EmbeddedError> {
     let path = base.join("lock");
     let failed = |error| EmbeddedError::io("locking", &path)(error);
     let mut options = OpenOptions::new();
@@ -163,7 +174,7 @@ fn take_lock(base: &Path) -> Result<File, EmbeddedError> {
     file.set_len(0).map_err(failed)?;
     file.rewind().map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
-    Ok(file)
+    Ok(FolderLock(file))
 }
 
 #[cfg(test)]
