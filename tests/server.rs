@@ -322,7 +322,7 @@ fn certify(folder: &Path) -> CertificateDer<'static> {
 fn client(trusted: &CertificateDer<'static>, address: SocketAddr, protocol: &[u8]) -> reqwest::Client {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted.clone()).expect("a certificate");
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_root_certificates(roots)

@@ -188,7 +188,7 @@ fn tls(extra_roots: Vec<CertificateDer<'static>>) -> Result<rustls::ClientConfig
     if roots.is_empty() {
         tracing::warn!("the system has no root certificates: no https destination can be reached");
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| ClientError::Setup(Box::new(error)))?

@@ -61,7 +61,7 @@ impl Fetcher {
 pub(super) fn build_client(timeout: Duration) -> Result<reqwest::Client, FetchError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| FetchError::Client(Box::new(error)))?
         .with_root_certificates(roots)

@@ -1,11 +1,12 @@
 //! Which keys sign deliveries, and how are they stored and published?
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::SigningKey as Secret;
-use ed25519_dalek::ed25519::signature::MultipartSigner;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ pub struct SigningKeys(Vec<SigningKey>);
 #[derive(Clone)]
 pub struct SigningKey {
     secret: Secret,
+    /// The same, ready to sign.
+    pair: Arc<Ed25519KeyPair>,
     id: String,
 }
 
@@ -56,7 +59,9 @@ impl SigningKey {
         // RFC 7638: the required members in this order, without spaces; for OKP see RFC 8037, appendix A.3.
         let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
         let id = URL_SAFE_NO_PAD.encode(Sha256::digest(canonical.as_bytes()));
-        SigningKey { secret, id }
+        let pair = Ed25519KeyPair::from_seed_and_public_key(secret.as_bytes(), secret.verifying_key().as_bytes())
+            .expect("the halves belong together");
+        SigningKey { secret, pair: Arc::new(pair), id }
     }
 
     /// The private key as PKCS#8 PEM. Version 1, without the public key: OpenSSL 3.0 reads no other.
@@ -91,8 +96,8 @@ impl SigningKey {
         })
     }
 
-    pub(super) fn sign(&self, parts: &[&[u8]]) -> [u8; 64] {
-        self.secret.multipart_sign(parts).to_bytes()
+    pub(super) fn sign(&self, content: &[u8]) -> [u8; 64] {
+        self.pair.sign(content).as_ref().try_into().expect("an Ed25519 signature has 64 bytes")
     }
 }
 

@@ -25,8 +25,9 @@ pub fn sign(keys: &SigningKeys, secret: Option<&HmacSecret>, id: &str, timestamp
         value.push_str(version);
         STANDARD.encode_string(signature, &mut value);
     };
-    for key in keys.iter() {
-        append("v1a,", &key.sign(&parts));
+    if !keys.is_empty() {
+        let content = parts.concat();
+        keys.iter().for_each(|key| append("v1a,", &key.sign(&content)));
     }
     if let Some(HmacSecret(secret)) = secret {
         let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");

@@ -216,7 +216,7 @@ fn take_tls_parameters(text: &str) -> Result<(String, Tls), StoreError> {
         "verify-ca" | "verify-full" => (SslMode::Require, true),
         other => return Err(StoreError::Settings(format!("sslmode={other} is not known"))),
     };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| StoreError::Settings(error.to_string()))?;
