@@ -1,9 +1,10 @@
 //! How are messages processed?
 //!
 //! A worker process holds one session at a time: connect, listen, join, serve until the session is lost or
-//! the process is told to stop. `scheduler` decides which destinations it serves, a `lane` serves each,
-//! `clerk` claims and releases, `feed` reads ahead, `acknowledge` commits outcomes, `watch` notices the
-//! death of others, `upkeep` does what one does for all.
+//! the process is told to stop. `scheduler` decides which destinations it serves (whose they are: `peers`;
+//! what stands in the way: `obstacles`; what nobody serves: `survey`), a `lane` serves each, `clerk` claims and
+//! releases, `feed` reads ahead, `acknowledge` commits outcomes, `watch` notices the death of others, `upkeep`
+//! does what one does for all.
 
 mod acknowledge;
 mod clerk;
@@ -13,9 +14,12 @@ mod feed;
 mod lane;
 mod membership;
 mod notice;
+mod obstacles;
 mod pace;
+mod peers;
 mod policy;
 mod scheduler;
+mod survey;
 mod upkeep;
 mod watch;
 
@@ -36,7 +40,9 @@ use crate::store::session::{Session, SessionError};
 use crate::store::{Store, StoreError};
 use context::Context;
 use membership::{Kind, View};
+use peers::Peers;
 use scheduler::{Finish, Scheduler, Wiring};
+use survey::Survey;
 use upkeep::Keeping;
 
 /// How long workers from before a restart of Postgres may still be sending: they abort after 9 s without
@@ -215,8 +221,10 @@ impl Worker {
             )),
             tokio::spawn(upkeep::run(context.clone(), view, pulse.clone(), news_sender.clone(), keeping, lost.clone())),
         ];
-        let wiring = Wiring { orders, reports, news, news_sender, view_changed, lane_count, pulse };
-        let scheduler = Scheduler::new(context.clone(), kind, only, members, wiring);
+        let peers = Peers::new(session.me, kind, only, members, view_changed);
+        let survey = Survey::new(context.clone(), news_sender);
+        let wiring = Wiring { orders, reports, news, lane_count, pulse };
+        let scheduler = Scheduler::new(context.clone(), peers, survey, wiring);
         let finish = scheduler.run(notifications, stop.clone(), self.settings.grace).await;
         if finish == Finish::Done {
             let _ = tokio::time::timeout(Duration::from_secs(5), session.leave()).await;

@@ -4,13 +4,12 @@
 //! claims, lanes that end. So no edge between two of them is lost: news about a destination that is being
 //! claimed or released is remembered, and looked at again afterwards.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -18,15 +17,15 @@ use tokio_util::sync::CancellationToken;
 use super::clerk::{Order, Report};
 use super::context::Context;
 use super::lane::{ASKED, BELL, End, Ended, Handle, LEAVE, Lane, UNREADABLE_PAUSE};
-use super::membership::{Kind, View};
+use super::membership::Kind;
 use super::notice::Notice;
+use super::obstacles::Obstacles;
+use super::peers::{Gone, Peers};
+use super::survey::{News, Survey};
 use super::watch::Pulse;
 use crate::domain::{DestinationId, Sequence, WorkerId};
 use crate::store::session::{Claimed, LaneStart, Notifications};
 
-/// The first pause before a claim is tried again; doubles.
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
-const BUSY_LIMIT: Duration = Duration::from_millis(500);
 /// At the cap, a busy lane may be asked to make room after so long.
 const TURN: Duration = Duration::from_secs(1);
 
@@ -36,16 +35,6 @@ pub enum Finish {
     /// Stopped as asked, or (not persistent) nothing is left to do.
     Done,
     Lost,
-}
-
-/// News that does not come by NOTIFY.
-pub enum News {
-    /// Destinations with messages that nobody serves: ready, or after a wait.
-    Unserved(Vec<(DestinationId, Option<Duration>)>),
-    /// What a worker that is gone had.
-    Orphaned(Vec<DestinationId>),
-    /// What the database says that this worker owns.
-    Owned(Vec<DestinationId>),
 }
 
 enum Slot {
@@ -75,34 +64,17 @@ enum After {
 
 pub struct Scheduler {
     context: Arc<Context>,
-    kind: Kind,
-    /// For a pinned worker, and for one that runs once: the only destination.
-    only: Option<DestinationId>,
-    view: View,
+    peers: Peers,
+    survey: Survey,
     slots: HashMap<DestinationId, Slot>,
     lanes: JoinSet<(Ended, Arc<Handle>)>,
-    /// Nothing to send there until a time, or until a wake: bells are not news.
-    asleep: HashMap<DestinationId, Option<Instant>>,
-    timers: BinaryHeap<Reverse<(Instant, DestinationId)>>,
-    /// Claims that met somebody who owns nothing: how long to wait before the next try.
-    busy: HashMap<DestinationId, Duration>,
-    /// Served by a pinned worker: bells are its business.
-    elsewhere: HashMap<DestinationId, WorkerId>,
+    obstacles: Obstacles,
     /// Wanted while at the cap.
     waiting: VecDeque<DestinationId>,
     waits: HashSet<DestinationId>,
     cap: usize,
-    lock_budget: usize,
-    orders: mpsc::UnboundedSender<Order>,
-    reports: mpsc::UnboundedReceiver<Report>,
-    news: mpsc::UnboundedReceiver<News>,
-    news_sender: mpsc::UnboundedSender<News>,
-    pulse: Pulse,
-    view_changed: watch::Sender<View>,
-    lane_count: Arc<AtomicUsize>,
-    joined: bool,
-    stopping: bool,
-    /// Of a worker that runs once: a look at everything is under way, and how many it found.
+    wiring: Wiring,
+    /// Of a worker that runs once: a look at everything is under way.
     scanning: bool,
     standing_by: bool,
 }
@@ -112,52 +84,26 @@ pub struct Wiring {
     pub orders: mpsc::UnboundedSender<Order>,
     pub reports: mpsc::UnboundedReceiver<Report>,
     pub news: mpsc::UnboundedReceiver<News>,
-    pub news_sender: mpsc::UnboundedSender<News>,
-    pub view_changed: watch::Sender<View>,
     pub lane_count: Arc<AtomicUsize>,
     pub pulse: Pulse,
 }
 
 impl Scheduler {
-    pub fn new(
-        context: Arc<Context>,
-        kind: Kind,
-        only: Option<DestinationId>,
-        members: View,
-        wiring: Wiring,
-    ) -> Scheduler {
-        let lock_budget = context.session.lock_budget;
+    pub fn new(context: Arc<Context>, peers: Peers, survey: Survey, wiring: Wiring) -> Scheduler {
         Scheduler {
+            cap: context.session.lock_budget,
             context,
-            kind,
-            only,
-            view: members,
+            peers,
+            survey,
             slots: HashMap::new(),
             lanes: JoinSet::new(),
-            asleep: HashMap::new(),
-            timers: BinaryHeap::new(),
-            busy: HashMap::new(),
-            elsewhere: HashMap::new(),
+            obstacles: Obstacles::default(),
             waiting: VecDeque::new(),
             waits: HashSet::new(),
-            cap: lock_budget,
-            lock_budget,
-            orders: wiring.orders,
-            reports: wiring.reports,
-            news: wiring.news,
-            news_sender: wiring.news_sender,
-            pulse: wiring.pulse,
-            view_changed: wiring.view_changed,
-            lane_count: wiring.lane_count,
-            joined: false,
-            stopping: false,
+            wiring,
             scanning: false,
             standing_by: false,
         }
-    }
-
-    fn me(&self) -> WorkerId {
-        self.context.session.me
     }
 
     /// Until `stop` (and `grace` after it), until nothing is left (not persistent), or until the session is
@@ -173,18 +119,15 @@ impl Scheduler {
         let lost = self.context.lost.clone();
         let mut give_up_at = None;
         loop {
-            if self.stopping && self.slots.is_empty() {
+            if self.peers.is_stopping() && self.slots.is_empty() {
                 return Finish::Done;
             }
-            if self.kind == Kind::Once && self.idle() {
-                if self.scanning {
-                    // Its answer comes as news.
-                } else {
-                    self.scan();
-                    self.scanning = true;
-                }
+            if self.peers.kind == Kind::Once && self.is_idle() && !self.scanning {
+                // Its answer comes as news.
+                self.survey.look_for_unserved();
+                self.scanning = true;
             }
-            let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+            let timer = self.obstacles.next_timer();
             tokio::select! {
                 biased;
                 () = lost.cancelled() => return Finish::Lost,
@@ -195,7 +138,7 @@ impl Scheduler {
                         return Finish::Lost;
                     }
                 },
-                Some(report) = self.reports.recv() => self.take_report(report),
+                Some(report) = self.wiring.reports.recv() => self.take_report(report),
                 Some(ended) = self.lanes.join_next() => match ended {
                     Ok((ended, handle)) => self.end_lane(ended, &handle),
                     Err(error) => {
@@ -204,13 +147,13 @@ impl Scheduler {
                         return Finish::Lost;
                     }
                 },
-                Some(news) = self.news.recv() => {
+                Some(news) = self.wiring.news.recv() => {
                     if self.take_news(news) {
                         return Finish::Done;
                     }
                 },
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => self.fire_timers(),
-                () = stop.cancelled(), if !self.stopping => {
+                () = stop.cancelled(), if !self.peers.is_stopping() => {
                     self.begin_stop();
                     give_up_at = Some(Instant::now() + grace);
                 }
@@ -219,12 +162,16 @@ impl Scheduler {
                     return Finish::Done;
                 }
             }
-            self.lane_count.store(self.slots.len(), Ordering::Relaxed);
+            self.wiring.lane_count.store(self.slots.len(), Ordering::Relaxed);
         }
     }
 
-    fn idle(&self) -> bool {
-        self.joined && !self.stopping && self.slots.is_empty() && self.timers.is_empty() && self.waiting.is_empty()
+    fn is_idle(&self) -> bool {
+        self.peers.has_joined()
+            && !self.peers.is_stopping()
+            && self.slots.is_empty()
+            && self.obstacles.next_timer().is_none()
+            && self.waiting.is_empty()
     }
 
     fn hear(&mut self, notice: Notice) {
@@ -232,7 +179,7 @@ impl Scheduler {
             Notice::Bell(ids) => ids.into_iter().for_each(|id| self.ring(id)),
             Notice::Wake(ids) => {
                 for id in ids {
-                    self.asleep.remove(&id);
+                    self.obstacles.wake(id);
                     if let Some(Slot::Claiming { woken, .. }) = self.slots.get_mut(&id) {
                         *woken = true;
                     }
@@ -251,17 +198,17 @@ impl Scheduler {
             }
             Notice::Joined(worker, kind) => self.adopt_joined(worker, Kind::from_name(&kind)),
             Notice::Draining(worker) => {
-                self.view.insert(worker, Kind::Draining);
-                self.publish_view();
+                self.peers.adopt_draining(worker);
+                self.take_share();
             }
             Notice::Left(worker) => self.adopt_left(worker),
             Notice::Ping { to, .. } => {
-                if to == self.me() {
-                    self.pulse.answer();
+                if to == self.peers.me {
+                    self.wiring.pulse.answer();
                 }
             }
-            Notice::Pong { from } => self.pulse.heard(from),
-            Notice::Missed { by, about, round } => self.pulse.missed(by, about, round),
+            Notice::Pong { from } => self.wiring.pulse.heard(from),
+            Notice::Missed { by, about, round } => self.wiring.pulse.missed(by, about, round),
             Notice::Unknown => {}
         }
     }
@@ -272,29 +219,16 @@ impl Scheduler {
             Some(Slot::Serving { handle, .. }) => handle.signal(BELL),
             Some(Slot::Claiming { news, .. } | Slot::Releasing { news, .. }) => *news = true,
             None => {
-                if self.is_ours(id)
-                    && !self.asleep.contains_key(&id)
-                    && !self.busy.contains_key(&id)
-                    && !self.elsewhere.contains_key(&id)
-                {
+                if self.peers.is_mine(id) && !self.obstacles.has(id) {
                     self.want(id);
                 }
             }
         }
     }
 
-    /// Whether this worker should serve it, when nobody does.
-    fn is_ours(&self, id: DestinationId) -> bool {
-        match self.kind {
-            Kind::General => !self.stopping && self.joined && self.view.preferred(id) == Some(self.me()),
-            Kind::Pinned => !self.stopping && self.only == Some(id),
-            Kind::Once | Kind::Draining => false,
-        }
-    }
-
     /// Claims it, at the cap when there is room.
     fn want(&mut self, id: DestinationId) {
-        if self.stopping || self.slots.contains_key(&id) {
+        if self.peers.is_stopping() || self.slots.contains_key(&id) {
             return;
         }
         if self.slots.len() >= self.cap {
@@ -305,7 +239,7 @@ impl Scheduler {
             return;
         }
         self.slots.insert(id, Slot::Claiming { news: false, woken: false });
-        let _ = self.orders.send(Order::Claim(id));
+        let _ = self.wiring.orders.send(Order::Claim(id));
     }
 
     /// At the cap: the lane that has lingered longest goes first, then one that had its turn.
@@ -335,7 +269,7 @@ impl Scheduler {
             Some((_, _, since)) => {
                 // Nobody had a turn yet: look again when the first one has.
                 if let Some(first) = self.waiting.front() {
-                    self.timers.push(Reverse((since + TURN, *first)));
+                    self.obstacles.look_at(*first, since + TURN);
                 }
             }
             None => {}
@@ -362,7 +296,7 @@ impl Scheduler {
                 };
                 match claimed {
                     Claimed::Lane(start) => {
-                        self.busy.remove(&id);
+                        self.obstacles.settle(id);
                         self.start_lane(*start, news);
                         return;
                     }
@@ -374,36 +308,31 @@ impl Scheduler {
                         }
                     }
                     Claimed::Dormant(wait) => {
-                        self.busy.remove(&id);
+                        self.obstacles.settle(id);
                         if woken {
                             // What it says may be from before the wake.
                             self.want(id);
                         } else {
-                            self.sleep(id, wait);
+                            self.obstacles.sleep(id, wait);
                         }
                     }
-                    Claimed::Busy => {
-                        let pause = self.busy.get(&id).map_or(BUSY_PAUSE, |pause| (*pause * 2).min(BUSY_LIMIT));
-                        self.busy.insert(id, pause);
-                        self.timers.push(Reverse((Instant::now() + pause, id)));
-                    }
+                    Claimed::Busy => self.obstacles.meet_somebody(id),
                     Claimed::Gone => {
-                        self.busy.remove(&id);
-                        self.asleep.remove(&id);
+                        self.obstacles.settle(id);
+                        self.obstacles.wake(id);
                     }
                     Claimed::Unreadable => {
-                        self.busy.remove(&id);
+                        self.obstacles.settle(id);
                         let then = After::Sleep(Some(UNREADABLE_PAUSE));
                         self.slots.insert(id, Slot::Releasing { news: false, then });
-                        let _ = self.orders.send(Order::Release(id, Sequence(0), Sequence(0)));
+                        let _ = self.wiring.orders.send(Order::Release(id, Sequence(0), Sequence(0)));
                     }
                 }
                 self.take_waiting();
             }
             Report::ClaimFailed(id) => {
                 self.slots.remove(&id);
-                self.busy.insert(id, BUSY_LIMIT);
-                self.timers.push(Reverse((Instant::now() + BUSY_LIMIT, id)));
+                self.obstacles.fail(id);
             }
             Report::OutOfLocks => {
                 let held = self.held();
@@ -417,19 +346,19 @@ impl Scheduler {
                         handle.signal(LEAVE);
                     }
                 }
-                let _ = self.orders.send(Order::UnlockStrays(held));
+                let _ = self.wiring.orders.send(Order::UnlockStrays(held));
             }
             Report::Strays => {
-                let _ = self.orders.send(Order::UnlockStrays(self.held()));
+                let _ = self.wiring.orders.send(Order::UnlockStrays(self.held()));
             }
             Report::Released(id) => {
                 let Some(Slot::Releasing { news, then }) = self.slots.remove(&id) else { return };
                 match then {
                     After::Sleep(wait) => {
-                        self.sleep(id, wait);
+                        self.obstacles.sleep(id, wait);
                         if news {
                             // A request came, or a wake: the sleep may be over.
-                            self.asleep.remove(&id);
+                            self.obstacles.wake(id);
                             self.look_again(id);
                         }
                     }
@@ -451,43 +380,24 @@ impl Scheduler {
 
     /// Given back with something left, perhaps: claimed again, or left to whoever should have it.
     fn look_again(&mut self, id: DestinationId) {
-        if self.kind == Kind::Once && !self.stopping || self.is_ours(id) {
+        if self.peers.kind == Kind::Once && !self.peers.is_stopping() || self.peers.is_mine(id) {
             return if self.waiting.is_empty() {
                 self.want(id);
             } else if self.waits.insert(id) {
                 self.waiting.push_back(id);
             };
         }
-        self.pulse.ring(id);
-    }
-
-    fn sleep(&mut self, id: DestinationId, wait: Option<Duration>) {
-        let until = wait.map(|wait| Instant::now() + wait);
-        self.asleep.insert(id, until);
-        if let Some(until) = until {
-            self.timers.push(Reverse((until, id)));
-        }
+        self.wiring.pulse.ring(id);
     }
 
     fn fire_timers(&mut self) {
-        let now = Instant::now();
-        while let Some(Reverse((at, id))) = self.timers.peek().copied() {
-            if at > now {
-                return;
-            }
-            self.timers.pop();
-            if self.asleep.get(&id).is_some_and(|until| until.is_none_or(|until| until > now)) {
-                continue;
-            }
-            self.asleep.remove(&id);
-            let ours = self.is_ours(id) || self.kind == Kind::Once;
+        while let Some(id) = self.obstacles.pop_due() {
             if self.waits.contains(&id) {
                 self.make_room();
-            } else if ours {
-                // `busy` stays: the pause doubles until a claim tells something else.
+            } else if self.peers.is_mine(id) || self.peers.kind == Kind::Once {
                 self.want(id);
             } else {
-                self.busy.remove(&id);
+                self.obstacles.settle(id);
             }
         }
     }
@@ -498,11 +408,7 @@ impl Scheduler {
         if news {
             handle.signal(BELL | ASKED);
         }
-        if self.stopping {
-            handle.signal(LEAVE);
-        }
-        let preferred = self.view.preferred(id);
-        if self.kind == Kind::General && preferred.is_some_and(|worker| worker != self.me()) {
+        if self.peers.is_stopping() || self.peers.is_anothers(id) {
             handle.signal(LEAVE);
         }
         if self.standing_by {
@@ -532,12 +438,12 @@ impl Scheduler {
             End::Dormant(wait) => (After::Sleep(wait), handle.has(ASKED)),
         };
         self.slots.insert(id, Slot::Releasing { news, then });
-        let _ = self.orders.send(Order::Release(id, ended.floor, ended.last_delivered));
+        let _ = self.wiring.orders.send(Order::Release(id, ended.floor, ended.last_delivered));
     }
 
     fn find_owned(&mut self, id: DestinationId, owner: WorkerId) {
-        self.busy.remove(&id);
-        if self.kind == Kind::Pinned && !self.standing_by {
+        self.obstacles.settle(id);
+        if self.peers.kind == Kind::Pinned && !self.standing_by {
             self.standing_by = true;
             tracing::info!(
                 destination.id = id.0,
@@ -545,108 +451,72 @@ impl Scheduler {
                 "standing by: another worker serves the destination"
             );
         }
-        match self.view.kind(owner) {
-            Some(Kind::Pinned) if self.kind == Kind::General => {
-                self.elsewhere.insert(id, owner);
-            }
+        match self.peers.find_kind(owner) {
+            Some(Kind::Pinned) if self.peers.kind == Kind::General => self.obstacles.leave_to(id, owner),
             Some(_) => {}
             // It has gone since: what it had is looked for when that is read, or right now.
-            None => {
-                self.busy.insert(id, BUSY_LIMIT);
-                self.timers.push(Reverse((Instant::now() + BUSY_LIMIT, id)));
-            }
+            None => self.obstacles.fail(id),
         }
     }
 
     fn adopt_joined(&mut self, worker: WorkerId, kind: Kind) {
-        self.view.insert(worker, kind);
-        self.publish_view();
-        if worker == self.me() {
-            self.joined = true;
-            match self.kind {
-                Kind::Pinned => self.only.into_iter().for_each(|id| self.want(id)),
+        let me = self.peers.adopt_joined(worker, kind);
+        self.take_share();
+        if me {
+            match self.peers.kind {
+                Kind::Pinned => self.peers.only.into_iter().for_each(|id| self.want(id)),
                 // It looks at everything when it has nothing to do.
                 Kind::Once => {}
-                Kind::General | Kind::Draining => self.scan(),
+                Kind::General | Kind::Draining => self.survey.look_for_unserved(),
             }
         }
-        if self.kind == Kind::General {
-            // A joiner gets its share: finish the request in flight, release, and ring for it.
-            for (id, slot) in &self.slots {
-                if let Slot::Serving { handle, .. } = slot
-                    && self.view.preferred(*id) != Some(self.me())
-                {
-                    handle.signal(LEAVE);
-                }
+        // A joiner gets its share: finish the request in flight, release, and ring for it.
+        for (id, slot) in &self.slots {
+            if let Slot::Serving { handle, .. } = slot
+                && self.peers.is_anothers(*id)
+            {
+                handle.signal(LEAVE);
             }
         }
     }
 
     fn adopt_left(&mut self, worker: WorkerId) {
-        if worker == self.me() && !self.stopping {
-            tracing::warn!("this worker was taken for dead; it starts anew");
-            self.context.lost.cancel();
-            return;
-        }
-        if self.view.remove(worker).is_none() {
-            return;
-        }
-        self.publish_view();
-        self.elsewhere.retain(|_, owner| *owner != worker);
-        let (context, news) = (self.context.clone(), self.news_sender.clone());
-        tokio::spawn(async move {
-            match context.store.list_owned_by(worker).await {
-                Ok(ids) if ids.is_empty() => {}
-                Ok(ids) => drop(news.send(News::Orphaned(ids))),
-                Err(error) => {
-                    tracing::warn!(error = crate::store::chain(&error), "could not look for what a worker left")
-                }
+        match self.peers.adopt_left(worker) {
+            Gone::Me => {
+                tracing::warn!("this worker was taken for dead; it starts anew");
+                return self.context.lost.cancel();
             }
-        });
-        if self.kind == Kind::General {
-            self.scan();
-        } else if let (Kind::Pinned, Some(id)) = (self.kind, self.only) {
-            self.ring(id);
+            Gone::Nobody => return,
+            Gone::Peer => {}
+        }
+        self.take_share();
+        self.obstacles.forget_owner(worker);
+        self.survey.look_for_orphans(worker);
+        match (self.peers.kind, self.peers.only) {
+            (Kind::General, _) => self.survey.look_for_unserved(),
+            (Kind::Pinned, Some(id)) => self.ring(id),
+            (Kind::Pinned | Kind::Once | Kind::Draining, _) => {}
         }
     }
 
-    fn publish_view(&mut self) {
-        self.cap = (self.lock_budget / self.view.len().max(1)).max(1);
-        self.view_changed.send_replace(self.view.clone());
-    }
-
-    /// Looks for everything that nobody serves, once.
-    fn scan(&self) {
-        let (context, news) = (self.context.clone(), self.news_sender.clone());
-        tokio::spawn(async move {
-            let mut pause = Duration::from_millis(100);
-            while !context.lost.is_cancelled() {
-                match context.store.list_unserved(context.session.me).await {
-                    Ok(found) => return drop(news.send(News::Unserved(found))),
-                    Err(error) => {
-                        tracing::warn!(error = crate::store::chain(&error), "could not look for what nobody serves")
-                    }
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(5));
-            }
-        });
+    fn take_share(&mut self) {
+        self.cap = self.peers.share_of(self.context.session.lock_budget);
     }
 
     /// True: a worker that runs once found nothing left to do.
     fn take_news(&mut self, news: News) -> bool {
         match news {
             News::Unserved(found) => {
-                if self.kind == Kind::Once {
+                if self.peers.kind == Kind::Once {
                     self.scanning = false;
                     let found: Vec<_> =
-                        found.into_iter().filter(|(id, _)| self.only.is_none_or(|only| only == *id)).collect();
-                    if found.is_empty() && self.idle() {
+                        found.into_iter().filter(|(id, _)| self.peers.only.is_none_or(|only| only == *id)).collect();
+                    if found.is_empty() && self.is_idle() {
                         return true;
                     }
                     for (id, wait) in found {
                         match wait {
-                            Some(wait) => self.sleep(id, Some(wait)),
+                            Some(wait) => self.obstacles.sleep(id, Some(wait)),
                             None => self.want(id),
                         }
                     }
@@ -654,10 +524,12 @@ impl Scheduler {
                 }
                 for (id, wait) in found {
                     match wait {
-                        Some(wait) if self.is_ours(id) && !self.slots.contains_key(&id) => self.sleep(id, Some(wait)),
+                        Some(wait) if self.peers.is_mine(id) && !self.slots.contains_key(&id) => {
+                            self.obstacles.sleep(id, Some(wait))
+                        }
                         Some(_) => {}
                         None => {
-                            self.asleep.remove(&id);
+                            self.obstacles.wake(id);
                             self.ring(id);
                         }
                     }
@@ -666,8 +538,8 @@ impl Scheduler {
             News::Orphaned(ids) => {
                 let before = self.slots.len();
                 for id in ids {
-                    self.asleep.remove(&id);
-                    self.busy.remove(&id);
+                    self.obstacles.wake(id);
+                    self.obstacles.settle(id);
                     self.ring(id);
                 }
                 self.context.counters.count_takeover(self.slots.len() - before);
@@ -688,11 +560,11 @@ impl Scheduler {
     /// Says so first, so that bells from here on are for others; then every lane finishes what it has in
     /// flight and is given back.
     fn begin_stop(&mut self) {
-        self.stopping = true;
-        self.pulse.say_draining();
+        self.peers.begin_stop();
+        self.wiring.pulse.say_draining();
         self.waiting.clear();
         self.waits.clear();
-        self.timers.clear();
+        self.obstacles.clear_timers();
         for slot in self.slots.values() {
             if let Slot::Serving { handle, .. } = slot {
                 handle.signal(LEAVE);

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::membership::View;
-use super::scheduler::News;
+use super::survey::News;
 use super::watch::Pulse;
 use crate::broken::{self, Broken};
 
