@@ -20,6 +20,7 @@ mod delivery;
 mod doctor;
 mod embedded;
 mod expiry;
+mod failover;
 mod flow;
 mod handwork;
 mod heads;

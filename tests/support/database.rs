@@ -51,7 +51,12 @@ impl TestDatabase {
 
     /// Migrated, on a server that the test itself stops, kills or fills.
     pub async fn on(postgres: &EmbeddedPostgres) -> TestDatabase {
-        let database = TestDatabase::at(postgres.url());
+        TestDatabase::migrated(postgres.url()).await
+    }
+
+    /// An empty database of such a server, migrated.
+    pub async fn migrated(url: String) -> TestDatabase {
+        let database = TestDatabase::at(url);
         migrate::migrate(&database.store()).await.expect("a fresh database is migrated");
         database
     }
