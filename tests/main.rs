@@ -17,6 +17,7 @@ mod command_line;
 mod database_lost;
 mod deletions;
 mod delivery;
+mod disk_full;
 mod doctor;
 mod embedded;
 mod expiry;
