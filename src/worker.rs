@@ -116,6 +116,8 @@ impl Worker {
             return Err(WorkerError::UnknownDestination(id.0));
         }
         let mut first = true;
+        let mut had_one = false;
+        let mut told = String::new();
         let mut pause = FIRST_PAUSE;
         while !stop.is_cancelled() {
             let begun = Instant::now();
@@ -123,12 +125,17 @@ impl Worker {
             if begun.elapsed() > STEADY {
                 pause = FIRST_PAUSE;
             }
+            had_one |= served.is_ok();
+            let reason = served.as_ref().err().map(|error| crate::store::chain(error)).unwrap_or_default();
+            let again = std::mem::replace(&mut told, reason);
             match served {
                 Ok(Finish::Done) => break,
                 Ok(Finish::Lost) => tracing::warn!("the session was lost; connecting anew"),
-                Err(error @ SessionError::Pooler) => return Err(error.into()),
+                Err(error @ SessionError::Pooler) if !had_one => return Err(error.into()),
                 Err(error) if first && !self.settings.persistent => return Err(error.into()),
-                Err(error) => tracing::warn!(error = crate::store::chain(&error), "no session yet"),
+                // Once for each reason, not each time: it may take hours.
+                Err(_) if told == again => tracing::debug!(error = told, "no session yet"),
+                Err(_) => tracing::warn!(error = told, "no session yet; trying again until there is one"),
             }
             first = false;
             tokio::select! {

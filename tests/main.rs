@@ -5,19 +5,23 @@ mod support;
 
 mod api;
 mod auth;
-/// The checker's judge; the rest of it is a program of its own.
+/// The checker's judge, and its broken lines; the rest of it is a program of its own.
 #[allow(dead_code, reason = "the checker takes the rest")]
 mod chaos {
     mod judge;
     mod judge_tests;
+    pub mod proxy;
     mod record;
 }
 mod command_line;
+mod database_lost;
 mod deletions;
 mod delivery;
+mod disk_full;
 mod doctor;
 mod embedded;
 mod expiry;
+mod failover;
 mod flow;
 mod handwork;
 mod heads;

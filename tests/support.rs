@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod database;
+pub mod posters;
 pub mod process;
 pub mod queue;
 pub mod receiver;
@@ -16,6 +17,8 @@ use orderly::embedded::{self, EmbeddedOptions, EmbeddedPostgres, Keep};
 
 pub use api::Api;
 pub use database::TestDatabase;
+#[allow(unused_imports, reason = "each test takes what it needs")]
+pub use posters::{Posted, Posters};
 pub use process::Process;
 pub use queue::{Queue, destinations, start_worker, worker};
 #[allow(unused_imports, reason = "each test takes what it needs")]
@@ -61,7 +64,23 @@ pub async fn sweep_scratch_folders() {
 
 /// A Postgres for one test alone, to be killed and restarted. It keeps what it committed.
 pub async fn private_postgres() -> EmbeddedPostgres {
+    private_postgres_with(&[]).await
+}
+
+/// The same with settings as in postgresql.conf.
+pub async fn private_postgres_with(settings: &[(&str, &str)]) -> EmbeddedPostgres {
+    postgres_in(&scratch_folder(), settings).await
+}
+
+/// The same in a folder that may be there, with data or without.
+pub async fn postgres_in(folder: &Path, settings: &[(&str, &str)]) -> EmbeddedPostgres {
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let options =
-        EmbeddedOptions { bin: postgres_bin(), keep: Keep::Nothing, ..EmbeddedOptions::new(scratch_folder()) };
+        EmbeddedOptions { bin: postgres_bin(), keep: Keep::Nothing, settings, ..EmbeddedOptions::new(folder) };
     EmbeddedPostgres::start(options).await.expect("a private Postgres starts")
+}
+
+/// Says why a test shows nothing here. Tests that need root or a program return after it.
+pub fn skip(reason: &str) {
+    eprintln!("SKIPPED: {reason}");
 }

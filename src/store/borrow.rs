@@ -10,38 +10,51 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_postgres::types::Type;
 
-use super::control::ControlError;
+use super::control::{ControlError, give_up};
+use super::pool::PATIENCE;
 use super::session::LaneStart;
 use super::{Store, StoreError};
 use crate::domain::DestinationId;
 
-const PATIENCE: Duration = Duration::from_millis(4_500);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 
 /// A destination that nobody else may send to. Dropping it closes the connection, and so ends the loan.
 pub struct Borrowed {
-    client: Option<Object>,
+    loan: Loan,
     request: Option<i64>,
     store: Store,
     pub start: LaneStart,
 }
 
+/// A connection in a transaction. Never given back to the pool in it, also when whoever began it was dropped.
+struct Loan(Option<Object>);
+
 impl Store {
     /// For one request that takes at most `within`. 409 while the head is in flight.
     pub async fn borrow(&self, id: DestinationId, within: Duration) -> Result<Borrowed, ControlError> {
         let deadline = Instant::now() + PATIENCE;
+        give_up(deadline, self.borrow_until(deadline, id, within)).await
+    }
+
+    async fn borrow_until(
+        &self,
+        deadline: Instant,
+        id: DestinationId,
+        within: Duration,
+    ) -> Result<Borrowed, ControlError> {
         let mut pause = FIRST_PAUSE;
         let mut request = None;
         loop {
-            if let Some(client) = self.try_borrow(id, within).await? {
-                let rows = client
+            if let Some(loan) = self.try_borrow(id, within).await? {
+                let rows = loan
+                    .client()?
                     .query_typed("select * from orderly.lanes(array[$1::bigint])", &[(&id.0, Type::INT8)])
                     .await
                     .map_err(StoreError::from)?;
                 let start = rows.first().map(|row| super::session::read_lane(&self.sealer, row)).transpose()?;
                 let start = start.ok_or(ControlError::NotFound)?;
-                return Ok(Borrowed { client: Some(client), request, store: self.clone(), start });
+                return Ok(Borrowed { loan, request, store: self.clone(), start });
             }
             match request {
                 // It outlives this wait: claims keep away while the request is pending.
@@ -65,28 +78,44 @@ impl Store {
         }
     }
 
-    async fn try_borrow(&self, id: DestinationId, within: Duration) -> Result<Option<Object>, ControlError> {
-        let client = self.client().await?;
+    async fn try_borrow(&self, id: DestinationId, within: Duration) -> Result<Option<Loan>, ControlError> {
+        let mut loan = Loan(Some(self.client().await?));
+        let client = loan.client()?;
         client.batch_execute("begin").await.map_err(StoreError::from)?;
         let seconds = within.as_secs_f64() + 5.0;
-        let rows =
-            client.query_typed("select orderly.borrow($1, $2)", &[(&id.0, Type::INT8), (&seconds, Type::FLOAT8)]).await;
-        let verdict = match &rows {
-            Ok(rows) => rows.first().map_or("busy", |row| row.get::<_, &str>(0)),
-            Err(_) => {
-                // In what state the transaction is, is not known.
-                drop(Object::take(client));
-                rows.map_err(StoreError::from)?;
-                return Ok(None);
-            }
-        };
-        match verdict {
-            "ok" => Ok(Some(client)),
+        let rows = client
+            .query_typed("select orderly.borrow($1, $2)", &[(&id.0, Type::INT8), (&seconds, Type::FLOAT8)])
+            .await
+            .map_err(StoreError::from)?;
+        match rows.first().map_or("busy", |row| row.get::<_, &str>(0)) {
+            "ok" => Ok(Some(loan)),
             other => {
                 let missing = other == "not_found";
-                client.batch_execute("rollback").await.map_err(StoreError::from)?;
+                loan.end().await?;
                 if missing { Err(ControlError::NotFound) } else { Ok(None) }
             }
+        }
+    }
+}
+
+impl Loan {
+    fn client(&self) -> Result<&Object, StoreError> {
+        self.0.as_ref().ok_or_else(|| StoreError::Corrupt("a loan was ended twice".to_owned()))
+    }
+
+    /// Ends the transaction; only then the connection is the pool's again.
+    async fn end(&mut self) -> Result<(), StoreError> {
+        self.client()?.batch_execute("rollback").await?;
+        drop(self.0.take());
+        Ok(())
+    }
+}
+
+impl Drop for Loan {
+    /// In what state the transaction is, is not known.
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
         }
     }
 }
@@ -94,22 +123,12 @@ impl Store {
 impl Borrowed {
     /// Gives it back; whoever should serve it hears of it.
     pub async fn give_back(mut self, id: DestinationId) {
-        if let Some(client) = self.client.take()
-            && client.batch_execute("rollback").await.is_err()
-        {
-            drop(Object::take(client));
-        }
+        // If it cannot be ended, it ends with its connection.
+        let _ = tokio::time::timeout(PATIENCE, self.loan.end()).await;
+        drop(self.loan);
         if let Some(request) = self.request {
             let _ = self.store.collect_answer(request, true).await;
         }
         let _ = self.store.query("select orderly.ring($1)", &[(&format!("w{id}"), Type::TEXT)]).await;
-    }
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            drop(Object::take(client));
-        }
     }
 }

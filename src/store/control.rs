@@ -6,14 +6,15 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::types::Type;
 
+use super::pool::PATIENCE;
 use super::{Store, StoreError};
 use crate::domain::{DestinationId, Sequence};
 
-/// A client hears within 5 s.
-const PATIENCE: Duration = Duration::from_millis(4_500);
+/// A look at the answer that began in time may end after it.
+const LAST_LOOK: Duration = Duration::from_millis(300);
 /// A purge of millions goes in pieces.
 const PURGE_PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -101,8 +102,12 @@ impl Store {
     /// Done when this returns: by this process or by the holder. An `Err` of the store's means that it was
     /// not done, or (database lost meanwhile) that this is not known.
     pub async fn control(&self, id: DestinationId, control: Control) -> Result<(), ControlError> {
-        let (kind, arguments) = (control.kind(), control.arguments());
         let deadline = Instant::now() + control.patience();
+        give_up(deadline, self.control_until(deadline, id, control)).await
+    }
+
+    async fn control_until(&self, deadline: Instant, id: DestinationId, control: Control) -> Result<(), ControlError> {
+        let (kind, arguments) = (control.kind(), control.arguments());
         let mut request: Option<i64> = None;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -143,6 +148,15 @@ impl Store {
     /// Whoever serves it is asked to give it away (what it has in flight is aborted).
     pub async fn remove_destination(&self, id: DestinationId, tenant: Option<&str>) -> Result<(), ControlError> {
         let deadline = Instant::now() + PATIENCE;
+        give_up(deadline, self.remove_until(deadline, id, tenant)).await
+    }
+
+    async fn remove_until(
+        &self,
+        deadline: Instant,
+        id: DestinationId,
+        tenant: Option<&str>,
+    ) -> Result<(), ControlError> {
         let mut pause = FIRST_PAUSE;
         let mut asked = false;
         loop {
@@ -219,6 +233,17 @@ impl Store {
             .query("select orderly.collect_answer($1, $2)", &[(&request, Type::INT8), (&withdraw, Type::BOOL)])
             .await?;
         Ok(rows.first().and_then(|row| row.get::<_, Option<Value>>(0)))
+    }
+}
+
+/// Ends `work` a last look after its deadline, when the database stopped answering in the midst of it.
+pub(super) async fn give_up<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, ControlError>>,
+) -> Result<T, ControlError> {
+    match timeout_at(deadline + LAST_LOOK, work).await {
+        Ok(ended) => ended,
+        Err(elapsed) => Err(StoreError::Unreachable(Box::new(elapsed)).into()),
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,9 @@ const BACKLOG: usize = 4_096;
 /// A client hears within 5 s that a destination's lock was not to be had: after so long nobody waits for it
 /// once more, which takes up to 2 s (`lock_timeout` in `enqueue_batch`, twice behind another waiter).
 const PATIENCE: Duration = Duration::from_millis(2_000);
+/// So long a request waits for its answer. One that arrived behind a transaction that hangs would otherwise
+/// wait for that one and then for its own.
+const ANSWER_WITHIN: Duration = Duration::from_millis(4_700);
 /// So many connections may wait for locks that others hold; the rest of the pool is for who need not wait (G5).
 const WAITERS: usize = 4;
 
@@ -58,7 +61,7 @@ pub enum EnqueueError {
     /// The idempotency key came with another body before.
     #[error("the idempotency key was used with another body")]
     KeyReused,
-    /// With [`StoreError::Unreachable`] it is not known whether the messages were queued.
+    /// With [`StoreError::Unreachable`] it is not known whether the messages were queued, or will be.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -120,15 +123,23 @@ impl Enqueuer {
     /// All of the messages or none, in their order. `tenant`: only its destinations are known.
     pub async fn enqueue(&self, tenant: Option<&str>, messages: Vec<NewMessage>) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let post = Post { since: Instant::now(), tenant: tenant.map(str::to_owned), messages, answer };
+        let since = Instant::now();
+        let post = Post { since, tenant: tenant.map(str::to_owned), messages, answer };
         let stopping = || EnqueueError::Store(StoreError::Unreachable("the process is stopping".into()));
-        self.posts.send(post).await.map_err(|_| stopping())?;
-        answered.await.map_err(|_| stopping())?
+        let ending = async {
+            self.posts.send(post).await.map_err(|_| stopping())?;
+            answered.await.map_err(|_| stopping())?
+        };
+        match timeout_at(since + ANSWER_WITHIN, ending).await {
+            Ok(ended) => ended,
+            Err(elapsed) => Err(StoreError::Unreachable(Box::new(elapsed)).into()),
+        }
     }
 
     /// The same under an idempotency key: within 24 hours the same key and body get the first answer again.
     pub async fn enqueue_once(&self, tenant: Option<&str>, key: IdempotencyKey, messages: Vec<NewMessage>) -> Answer {
-        let deadline = Instant::now() + PATIENCE;
+        let since = Instant::now();
+        let deadline = since + PATIENCE;
         let mut wait_for = None;
         loop {
             let _waiter = match wait_for {
@@ -139,7 +150,8 @@ impl Enqueuer {
             let rows = self
                 .writer
                 .store
-                .query(
+                .query_within(
+                    ANSWER_WITHIN.saturating_sub(since.elapsed()),
                     "select status, sequence, created_at, expires_at
                      from orderly.enqueue_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                     &[
@@ -214,10 +226,16 @@ async fn write_posts(writer: Arc<Writer>, mut incoming: mpsc::Receiver<Post>, st
                 }
             },
         };
+        if first.is_given_up() {
+            continue;
+        }
         let mut posts = Vec::with_capacity(64);
         let (mut items, mut bytes) = (first.messages.len(), first.bytes());
         posts.push(first);
         while let Ok(post) = incoming.try_recv() {
+            if post.is_given_up() {
+                continue;
+            }
             items += post.messages.len();
             bytes += post.bytes();
             if items > MAX_ITEMS || bytes > MAX_BYTES {
@@ -231,6 +249,12 @@ async fn write_posts(writer: Arc<Writer>, mut incoming: mpsc::Receiver<Post>, st
 }
 
 impl Post {
+    /// Nobody waits for the answer any more: it was told 503, or hung up. Not to be written, lest a database
+    /// that comes back first gets all that was posted in vain.
+    fn is_given_up(&self) -> bool {
+        self.answer.is_closed()
+    }
+
     fn bytes(&self) -> usize {
         self.messages.iter().map(|message| message.payload.len()).sum()
     }

@@ -52,15 +52,13 @@ impl From<tokio_postgres::Error> for StoreError {
             let broken = std::error::Error::source(&error).is_some_and(|source| source.is::<std::io::Error>());
             return if broken { StoreError::Unreachable(Box::new(error)) } else { StoreError::Refused(error) };
         };
-        // Classes: 08 connection, 53 resources (disk full, connections, memory), 57P shutdown, 25006 a
-        // standby, 58 system errors (I/O).
+        if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
+            return StoreError::Unreachable("this server is a standby, or read-only".into());
+        }
+        // Classes: 08 connection, 53 resources (disk full, connections, memory), 57P shutdown, 58 system
+        // errors (I/O).
         let class = &code.code()[..2];
-        if class == "08"
-            || class == "53"
-            || class == "58"
-            || code.code().starts_with("57P")
-            || *code == SqlState::READ_ONLY_SQL_TRANSACTION
-        {
+        if class == "08" || class == "53" || class == "58" || code.code().starts_with("57P") {
             return StoreError::Unreachable(Box::new(error));
         }
         if [

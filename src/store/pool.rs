@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connect::Connector;
 use super::{Sealer, StoreError};
 
-/// A statement that takes longer is given up with its connection: a client hears 503 within 5 s (G4), and
-/// a server that no longer answers must not eat the pool.
-const STATEMENT_TIMEOUT: Duration = Duration::from_millis(4_500);
+/// A client hears 503 within 5 s when the database is out of reach: so long may its connection and its
+/// statement take together.
+pub(super) const PATIENCE: Duration = Duration::from_millis(4_500);
+/// To a pool whose connections lead nowhere nobody waits longer than for their statements.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The database, for everything but a worker's session. Cheap to clone.
@@ -57,22 +60,25 @@ impl Store {
 
     /// One unnamed statement; its rows.
     pub(crate) async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
-        self.query_within(STATEMENT_TIMEOUT, sql, parameters).await
+        self.query_within(PATIENCE, sql, parameters).await
     }
 
-    /// The same with a limit of its own. After it, what became of the statement is not known.
+    /// The same with a limit of its own, the wait for a connection included. When the statement itself took too
+    /// long, what became of it is not known; its connection is given up, lest dead ones fill the pool.
     pub(crate) async fn query_within(
         &self,
         limit: Duration,
         sql: &str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        let client = self.client().await?;
-        match tokio::time::timeout(limit, client.query_typed(sql, parameters)).await {
+        let until = Instant::now() + limit;
+        let too_long = |elapsed: Elapsed| StoreError::Unreachable(Box::new(elapsed));
+        let client = timeout_at(until, self.client()).await.map_err(too_long)??;
+        match timeout_at(until, client.query_typed(sql, parameters)).await {
             Ok(rows) => Ok(rows?),
             Err(elapsed) => {
                 drop(Object::take(client));
-                Err(StoreError::Unreachable(Box::new(elapsed)))
+                Err(too_long(elapsed))
             }
         }
     }

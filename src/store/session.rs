@@ -35,6 +35,9 @@ const SESSION_SETTINGS: &str = "
 /// The watch gives up waiting each second, so that it never keeps a snapshot from vacuum for longer.
 const WATCH_SETTINGS: &str = "set lock_timeout = '1s'; set statement_timeout = 0";
 
+/// Three connections to the last of several hosts, and a dozen statements.
+const OPEN_LIMIT: Duration = Duration::from_secs(40);
+
 pub const READ_AHEAD: &str = "
     select w.n::int, m.sequence, m.payload, m.content_type, m.headers::text, m.created_at,
            (extract(epoch from m.expires_at - clock_timestamp()) * 1000)::bigint, m.replay_of
@@ -188,7 +191,15 @@ pub type Notifications = mpsc::UnboundedReceiver<(String, String)>;
 
 impl Session {
     /// Connects, takes a new worker id and its lock, and listens. The worker is not known to others yet.
+    /// Gives up after some time, since a line that has gone silent may never break.
     pub async fn open(connector: &Connector, sealer: Sealer) -> Result<(Session, Notifications), SessionError> {
+        match tokio::time::timeout(OPEN_LIMIT, Session::connect(connector, sealer)).await {
+            Ok(opened) => opened,
+            Err(elapsed) => Err(StoreError::Unreachable(Box::new(elapsed)).into()),
+        }
+    }
+
+    async fn connect(connector: &Connector, sealer: Sealer) -> Result<(Session, Notifications), SessionError> {
         let Dedicated { client, mut notifications, socket, reader } = connector.dedicated().await?;
         let session_reader = ReaderGuard(reader);
         client.batch_execute(SESSION_SETTINGS).await.map_err(StoreError::from)?;
@@ -211,7 +222,7 @@ impl Session {
         client.batch_execute("listen orderly").await.map_err(StoreError::from)?;
         let me: i64 =
             client.query_one("select nextval('orderly.worker_ids')", &[]).await.map_err(StoreError::from)?.get(0);
-        hear_oneself(&aide.client, &mut notifications, me).await?;
+        hear_oneself(&client, &aide.client, &mut notifications, me).await?;
         // Held before the worker's row appears: a free lock on a known id means that its session is gone.
         let held: bool = client
             .query_one("select pg_try_advisory_lock(orderly.worker_lock($1))", &[&me])
@@ -563,7 +574,12 @@ pub(super) fn read_lane(sealer: &Sealer, row: &Row) -> Result<LaneStart, StoreEr
 }
 
 /// Notifications must come back to who listens; behind a transaction pooler they do not.
-async fn hear_oneself(aide: &Client, notifications: &mut Notifications, me: i64) -> Result<(), SessionError> {
+async fn hear_oneself(
+    listener: &Client,
+    aide: &Client,
+    notifications: &mut Notifications,
+    me: i64,
+) -> Result<(), SessionError> {
     let hello = format!("h{me}");
     aide.query("select orderly.ring($1)", &[&hello]).await.map_err(StoreError::from)?;
     let heard = async {
@@ -577,7 +593,14 @@ async fn hear_oneself(aide: &Client, notifications: &mut Notifications, me: i64)
     match tokio::time::timeout(Duration::from_secs(5), heard).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(StoreError::Unreachable("the connection broke".into()).into()),
-        Err(_) => Err(SessionError::Pooler),
+        Err(elapsed) => {
+            // A network that failed just now looks the same, save that nothing else answers either.
+            match tokio::time::timeout(Duration::from_secs(2), listener.simple_query("select 1")).await {
+                Ok(Ok(_)) => Err(SessionError::Pooler),
+                Ok(Err(error)) => Err(StoreError::from(error).into()),
+                Err(_) => Err(StoreError::Unreachable(Box::new(elapsed)).into()),
+            }
+        }
     }
 }
 

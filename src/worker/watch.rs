@@ -118,7 +118,7 @@ impl Pulse {
                 payloads.extend(crate::store::bell::payloads('b', &rung));
                 payloads.extend(crate::store::bell::payloads('w', &woken));
                 for payload in payloads {
-                    if session.notify(&payload).await.is_err() {
+                    if !say(&session, &lost, &payload).await {
                         return lost.cancel();
                     }
                 }
@@ -164,6 +164,22 @@ impl Pulse {
     }
 }
 
+/// NOTIFY, again and again until it is taken: Postgres refuses it while the queue of notifications is full, and a
+/// worker that gave its session up for that could not join anew, since that is said by NOTIFY as well. False: the
+/// session is lost.
+async fn say(session: &Session, lost: &CancellationToken, payload: &str) -> bool {
+    let mut pause = Duration::from_millis(100);
+    while let Err(error) = session.notify(payload).await {
+        if session.is_closed() || lost.is_cancelled() {
+            return false;
+        }
+        tracing::warn!(error = crate::store::chain(&error), "a notification could not be sent; it will be");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+    true
+}
+
 /// Pings the next worker in the ring, and ends its session when it does not answer.
 pub async fn ping_peer(
     session: Arc<Session>,
@@ -183,7 +199,7 @@ pub async fn ping_peer(
         let Some(peer) = view.borrow().successor(me) else { continue };
         round += 1;
         let asked_at = Instant::now();
-        if session.notify(&format!("p{peer}:{round}")).await.is_err() {
+        if !say(&session, &lost, &format!("p{peer}:{round}")).await {
             return lost.cancel();
         }
         tokio::select! {
@@ -201,7 +217,7 @@ pub async fn ping_peer(
         // Said after the time was over. Only when this has come back is it known that notifications flow:
         // one NOTIFY whose commit hangs stops them all, in the whole cluster.
         round += 1;
-        if session.notify(&format!("m{me}:{peer}:{round}")).await.is_err() {
+        if !say(&session, &lost, &format!("m{me}:{peer}:{round}")).await {
             return lost.cancel();
         }
         let came_back = async {

@@ -19,7 +19,8 @@ const LEFTOVER_SECONDS: u64 = 3600;
 
 /// A database of one test, dropped with this.
 pub struct TestDatabase {
-    name: String,
+    /// None: it goes with its server.
+    name: Option<String>,
     url: String,
 }
 
@@ -46,6 +47,30 @@ impl TestDatabase {
     /// Without a schema.
     pub async fn unmigrated() -> TestDatabase {
         TestDatabase::create(false).await
+    }
+
+    /// Migrated, on a server that the test itself stops, kills or fills.
+    pub async fn on(postgres: &EmbeddedPostgres) -> TestDatabase {
+        TestDatabase::migrated(postgres.url()).await
+    }
+
+    /// An empty database of such a server, migrated.
+    pub async fn migrated(url: String) -> TestDatabase {
+        let database = TestDatabase::at(url);
+        migrate::migrate(&database.store()).await.expect("a fresh database is migrated");
+        database
+    }
+
+    /// What is there already.
+    pub fn at(url: String) -> TestDatabase {
+        TestDatabase { name: None, url }
+    }
+
+    /// The same as seen through another port of 127.0.0.1.
+    pub fn through(&self, port: u16) -> TestDatabase {
+        let mut url = url::Url::parse(&self.url).expect("the URL is ours");
+        url.set_port(Some(port)).expect("it has a host");
+        TestDatabase::at(url.into())
     }
 
     async fn create(migrated: bool) -> TestDatabase {
@@ -79,8 +104,9 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
+        let Some(name) = self.name.take() else { return };
         let (done, waiting) = std::sync::mpsc::channel();
-        if jobs().send(Job::Drop { name: std::mem::take(&mut self.name), done }).is_ok() {
+        if jobs().send(Job::Drop { name, done }).is_ok() {
             // An error means that the thread has gone, and the server with it.
             let _ = waiting.recv();
         }
@@ -143,7 +169,7 @@ impl Databases {
         let name = fresh_name();
         let template = if migrated { &self.template } else { "template0" };
         self.run(&format!("create database {name} template {template}")).await?;
-        Ok(TestDatabase { url: self.url_of(&name), name })
+        Ok(TestDatabase { url: self.url_of(&name), name: Some(name) })
     }
 
     async fn drop(&self, name: &str) {
