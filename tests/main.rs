@@ -33,6 +33,7 @@ mod receiver;
 mod receivers;
 mod retries;
 mod roles;
+mod secrets;
 mod server;
 mod takeover;
 mod trials;
