@@ -94,6 +94,20 @@ exception when serialization_failure then
 end
 $$;
 
+-- A destination's HMAC secret, sealed; null takes it away. Locks its row alone. A crash before the commit changes
+-- nothing; after it, whoever claims the destination next reads it, also when nobody was told.
+create function orderly.set_hmac_secret(id bigint, tenant text, secret bytea) returns boolean
+    language plpgsql as $$
+#variable_conflict use_variable
+begin
+    perform set_config('lock_timeout', '2s', true);
+    update orderly.destinations d
+    set hmac_secret = secret, updated_at = greatest(clock_timestamp(), d.updated_at + interval '1 microsecond')
+    where d.id = id and (tenant is null or d.tenant = tenant);
+    return found;
+end
+$$;
+
 -- Where a queued message is: delivering is the head while a worker serves it and nothing makes it wait.
 create function orderly.message_state(claim orderly.claims, state text, served boolean, head bigint, sequence bigint) returns text
     language sql stable return case

@@ -27,6 +27,7 @@ mod queues;
 mod refusal;
 mod replays;
 mod routes;
+mod secrets;
 pub mod server;
 mod settings;
 mod site;

@@ -24,4 +24,4 @@ pub use keys::{KeyError, SigningKey, SigningKeys};
 pub use request::{Meta, Target};
 pub use resolver::{Looking, Lookup, ResolveError, SystemLookup};
 pub use retry_after::parse as parse_retry_after;
-pub use signature::{sign, whsec};
+pub use signature::{generate_hmac_secret, sign, whsec};

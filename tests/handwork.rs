@@ -96,6 +96,10 @@ async fn work_a_day(operator: &Operator<'_>, receiver: &Receiver) {
             .any(|line| line == "state         idle" || line.ends_with("idle"))
     );
 
+    let secret = operator.json(&["destinations", "hmac-secret", id]).await["secret"].clone();
+    assert!(secret.as_str().is_some_and(|secret| secret.starts_with("whsec_")), "{secret}");
+    assert_eq!(operator.json(&["destinations", "hmac-secret", id, "--remove"]).await, json!({ "removed": id }));
+
     let wrong = operator.refused(&["destinations", "create", "ftp://example.com/"]).await;
     assert!(wrong.contains("/url the scheme must be http or https (422"), "{wrong}");
     let wrong = operator.refused(&["messages", "post", id, "{oops"]).await;

@@ -37,6 +37,7 @@ mod receiver;
 mod receivers;
 mod retries;
 mod roles;
+mod secrets;
 mod server;
 mod takeover;
 mod trials;

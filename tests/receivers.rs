@@ -139,7 +139,7 @@ async fn cases() -> (SigningKey, Vec<Case>) {
     (new, cases)
 }
 
-fn code(language: &str) -> &'static str {
+pub fn code(language: &str) -> &'static str {
     let start = PAGE.split_once(&format!("```{language}\n")).expect("the page has this language").1;
     start.split_once("```").expect("the block ends").0
 }
@@ -172,7 +172,7 @@ async fn run(program: &str, extension: &str, language: &str, harness: &str) {
     assert_eq!(verdicts, json!(expected));
 }
 
-fn runs(program: &str, arguments: &[&str]) -> bool {
+pub fn runs(program: &str, arguments: &[&str]) -> bool {
     let found = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let runs = found.is_ok_and(|status| status.success());
     if !runs {

@@ -177,7 +177,14 @@ impl DestinationsApi {
 
 fn created(registered: Registered, settings: DestinationSettings) -> DestinationCreated {
     let Registered { id, created_at } = registered;
-    let destination =
-        Destination { id, tenant: None, state: DestinationState::Active, settings, created_at, updated_at: created_at };
+    let destination = Destination {
+        id,
+        tenant: None,
+        state: DestinationState::Active,
+        settings,
+        has_hmac_secret: false,
+        created_at,
+        updated_at: created_at,
+    };
     DestinationCreated::Created(Reply(destination.into()), format!("/v1/destinations/{id}"))
 }

@@ -16,6 +16,7 @@ use super::messages::MessagesApi;
 use super::queues::QueuesApi;
 use super::replays::ReplaysApi;
 use super::routes::AppState;
+use super::secrets::SecretsApi;
 use super::trials::TrialsApi;
 use super::workers::WorkersApi;
 
@@ -38,6 +39,7 @@ pub enum Tag {
 
 pub type All = (
     DestinationsApi,
+    SecretsApi,
     QueuesApi,
     TrialsApi,
     MessagesApi,
@@ -55,6 +57,7 @@ impl Apis {
     pub fn of(state: AppState) -> All {
         (
             DestinationsApi { state: state.clone() },
+            SecretsApi { state: state.clone() },
             QueuesApi { state: state.clone() },
             TrialsApi { state: state.clone() },
             MessagesApi { state: state.clone() },

@@ -32,6 +32,8 @@ enum Command {
     RetryNow(Box<With<Head>>),
     /// Remove all that is queued and not in flight
     Purge(Box<With<One>>),
+    /// Make a secret for HMAC signatures in place of the one it has, and print it: it is shown once
+    HmacSecret(Box<With<SecretArguments>>),
     /// Remove it with all that is queued
     Delete(Box<With<One>>),
 }
@@ -40,6 +42,16 @@ enum Command {
 struct One {
     /// The destination's id
     id: DestinationId,
+}
+
+#[derive(Debug, Args)]
+struct SecretArguments {
+    /// The destination's id
+    id: DestinationId,
+
+    /// Take the secret away instead
+    #[arg(long)]
+    remove: bool,
 }
 
 #[derive(Debug, Args)]
@@ -138,6 +150,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), CliError> {
             with_hand(with.reach, async |hand| steer_head(hand, &with.what, "retry-now").await).await
         }
         Command::Purge(with) => with_hand(with.reach, async |hand| steer(hand, with.what.id, "purge").await).await,
+        Command::HmacSecret(with) => with_hand(with.reach, async |hand| hmac_secret(hand, &with.what).await).await,
         Command::Delete(with) => with_hand(with.reach, async |hand| delete(hand, with.what.id).await).await,
     }
 }
@@ -208,6 +221,16 @@ async fn steer(hand: &Hand, id: DestinationId, how: &str) -> Result<(), CliError
 async fn steer_head(hand: &Hand, what: &Head, how: &str) -> Result<(), CliError> {
     let body = what.message.map_or_else(String::new, |id| json!({ "message_id": id }).to_string());
     hand.show(&hand.post(&format!("/v1/destinations/{}/{how}", what.id), None, body).await?)
+}
+
+async fn hmac_secret(hand: &Hand, what: &SecretArguments) -> Result<(), CliError> {
+    let path = format!("/v1/destinations/{}/hmac-secret", what.id);
+    if !what.remove {
+        return hand.show(&hand.post(&path, None, String::new()).await?);
+    }
+    hand.delete(&path).await?;
+    let id = what.id.to_string();
+    hand.say("removed", &id, &format!("destination {id} has no HMAC secret any more"))
 }
 
 async fn delete(hand: &Hand, id: DestinationId) -> Result<(), CliError> {

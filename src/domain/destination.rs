@@ -14,6 +14,8 @@ pub struct Destination {
     pub tenant: Option<String>,
     pub state: DestinationState,
     pub settings: DestinationSettings,
+    /// Whether its requests carry a `v1` (HMAC) signature, too.
+    pub has_hmac_secret: bool,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
@@ -70,7 +72,7 @@ pub struct Policy {
     pub hmac_secret: Option<HmacSecret>,
 }
 
-/// Never shown.
+/// Shown once, to whoever asked for it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HmacSecret(pub Vec<u8>);
 

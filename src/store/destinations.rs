@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use super::enqueue::IdempotencyKey;
 use super::{Store, StoreError};
 use crate::domain::{
-    Destination, DestinationId, DestinationSettings, DestinationState, Headers, OnExhausted, RetryPolicy,
+    Destination, DestinationId, DestinationSettings, DestinationState, Headers, HmacSecret, OnExhausted, RetryPolicy,
 };
 
 /// Stands in for the columns wherever a destination is read; [`read`] takes them in this order.
@@ -18,7 +18,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "select id, tenant, url, description, headers, state, on_exhausted, max_retries, delay_seconds, backoff,
-                    timeout_seconds, max_per_second, max_queue_depth, created_at, updated_at
+                    timeout_seconds, max_per_second, max_queue_depth, created_at, updated_at, hmac_secret is not null
              from orderly.destinations ",
             $rest
         )
@@ -202,6 +202,26 @@ impl Store {
         }
     }
 
+    /// Gives a destination this secret, sealed, in place of what it had; `None` takes it away. Whether there is
+    /// such a destination, for this tenant.
+    ///
+    /// Locks the one row, at most for 2 s; `updated_at` rises, so that a change made at once begins anew.
+    pub async fn set_hmac_secret(
+        &self,
+        id: DestinationId,
+        tenant: Option<&str>,
+        secret: Option<&HmacSecret>,
+    ) -> Result<bool, StoreError> {
+        let sealed = secret.map(|HmacSecret(secret)| self.sealer.seal(secret));
+        let rows = self
+            .query(
+                "select orderly.set_hmac_secret($1, $2, $3)",
+                &[(&id.0, Type::INT8), (&tenant, Type::TEXT), (&sealed, Type::BYTEA)],
+            )
+            .await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false))
+    }
+
     /// Whether there is such a destination, for this tenant.
     pub async fn destination_is_visible(&self, id: DestinationId, tenant: Option<&str>) -> Result<bool, StoreError> {
         let rows = self
@@ -244,6 +264,7 @@ impl Store {
             },
             created_at: row.try_get(13)?,
             updated_at: row.try_get(14)?,
+            has_hmac_secret: row.try_get(15)?,
         })
     }
 }

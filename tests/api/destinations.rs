@@ -27,6 +27,7 @@ async fn a_url_suffices_and_the_rest_has_defaults() {
     let expected = json!({
         "id": id, "url": "http://example.com", "description": null, "headers": {}, "state": "active",
         "on_exhausted": "discard", "retry": null, "timeout_seconds": 30, "max_per_second": null, "max_queue_depth": null,
+        "has_hmac_secret": false,
     });
     assert_eq!(without_times(made.clone()), expected);
     assert_eq!(site.get(&format!("/v1/destinations/{id}")).await.expect(200), made);
@@ -36,7 +37,7 @@ async fn a_url_suffices_and_the_rest_has_defaults() {
 async fn what_was_chosen_comes_back_and_secrets_do_not() {
     let site = Site::new().await;
     let body = json!({
-        "url": "https://example.com/a?b=c", "description": "Ünïcode \u{1F980}", "headers": {"X-Key": "secret", "accept": "*/*"},
+        "url": "https://example.com/a?b=c", "description": "Ünïcode \u{1F980}", "headers": {"X-Key": "a-hidden-value", "accept": "*/*"},
         "on_exhausted": "hold", "retry": {"max_retries": 0, "delay_seconds": 0.25, "backoff": 1.5},
         "timeout_seconds": 1.5, "max_per_second": 0.1, "max_queue_depth": 7,
     });
@@ -44,10 +45,11 @@ async fn what_was_chosen_comes_back_and_secrets_do_not() {
     let mut expected = body;
     expected["id"] = json!(id);
     expected["state"] = json!("active");
+    expected["has_hmac_secret"] = json!(false);
     expected["headers"] = json!({"X-Key": "***", "accept": "***"});
     let shown = site.get(&format!("/v1/destinations/{id}")).await;
     assert_eq!(without_times(shown.expect(200)), expected);
-    assert!(!String::from_utf8_lossy(&shown.body).contains("secret"));
+    assert!(!String::from_utf8_lossy(&shown.body).contains("a-hidden-value"));
 }
 
 async fn stored_headers(site: &Site, id: i64) -> Value {

@@ -62,6 +62,8 @@ fn calls(destination: i64, message: &str) -> Vec<(Method, String, Option<Value>)
         (Method::POST, format!("{destination}/skip"), None),
         (Method::POST, format!("{destination}/skip"), Some(json!({"message_id": "1-1"}))),
         (Method::POST, format!("{destination}/purge"), None),
+        (Method::POST, format!("{destination}/hmac-secret"), None),
+        (Method::DELETE, format!("{destination}/hmac-secret"), None),
         (Method::DELETE, destination, None),
         (Method::GET, format!("/v1/messages/{message}"), None),
         (Method::GET, format!("/v1/messages/{message}/attempts"), None),
@@ -193,7 +195,7 @@ async fn keys_of_idempotency_belong_to_their_tenant() {
 }
 
 #[tokio::test]
-async fn headers_are_refused_where_they_would_be_stored_in_the_clear() {
+async fn secrets_are_refused_where_they_would_be_stored_in_the_clear() {
     let site = Site::with(|state| state.refuses_secrets = true).await;
     let secret = json!({"url": "http://a/", "headers": {"authorization": "secret"}});
     assert_eq!(site.post("/v1/destinations", secret.clone()).await.pointers(422), ["/headers"]);
@@ -201,4 +203,8 @@ async fn headers_are_refused_where_they_would_be_stored_in_the_clear() {
     let path = format!("/v1/destinations/{id}");
     assert_eq!(site.call(Method::PUT, &path, secret.to_string()).await.pointers(422), ["/headers"]);
     site.call(Method::PATCH, &path, r#"{"description":"d"}"#).await.expect(200);
+    let refused = site.poke(&format!("{path}/hmac-secret")).await.expect(409);
+    assert!(refused["detail"].as_str().is_some_and(|detail| detail.contains("--secrets-key")), "{refused}");
+    assert_eq!(site.get(&path).await.expect(200)["has_hmac_secret"], false);
+    site.delete(&format!("{path}/hmac-secret")).await.expect(204);
 }

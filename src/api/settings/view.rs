@@ -30,6 +30,8 @@ pub struct DestinationView {
     pub max_per_second: Option<Number>,
     #[oai(nullable)]
     pub max_queue_depth: Option<i64>,
+    /// Whether its requests carry a `v1` (HMAC) signature, too; the secret is shown when it is made, never again
+    pub has_hmac_secret: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -90,6 +92,7 @@ impl From<Destination> for DestinationView {
             timeout_seconds: Number(settings.timeout.as_secs_f64()),
             max_per_second: settings.max_per_second.map(Number),
             max_queue_depth: settings.max_queue_depth,
+            has_hmac_secret: destination.has_hmac_secret,
             created_at: destination.created_at.into(),
             updated_at: destination.updated_at.into(),
         }
@@ -109,6 +112,7 @@ impl Example for DestinationView {
             timeout_seconds: Number(30.0),
             max_per_second: None,
             max_queue_depth: None,
+            has_hmac_secret: false,
             created_at: Timestamp::example(0),
             updated_at: Timestamp::example(0),
         }
