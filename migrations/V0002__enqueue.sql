@@ -56,30 +56,52 @@ $$;
 -- no bell told. `wait_for` names one destination whose lock it waits for first, while it holds nothing.
 --
 -- status: queued, unknown (or another tenant's), disabled, full, locked (try again, apart), withheld
--- (another item of its group was wrong). queues is read by index alone, whatever the statistics say; with
--- nested loops off, what is locked is joined to the items by hash: 1,000 items took 300 us each when each was
--- compared with each, and take 12.
+-- (another item of its group was wrong); `statuses` is null when all were queued, which takes two short
+-- statements: the queues rows of `wanted` (the items' destinations, sorted, each once) were all to be had, take
+-- messages, have no bound, and are of the tenants in `owners` (null in all places: nobody asks; null itself:
+-- each item has to be looked at). Starting up the long statement costs as much as a dozen inserts.
+--
+-- queues is read by index alone, whatever the statistics say; with nested loops off, what is locked is joined to
+-- the items by hash: 1,000 items took 300 us each when each was compared with each, and take 12.
 create function orderly.enqueue_batch(
     groups integer[], destination_ids bigint[], tenants text[], payloads bytea[], content_types text[],
-    headers text[], ttls integer[], wait_for bigint)
-    returns table (status text, sequence bigint, created_at timestamptz, expires_at timestamptz)
+    headers text[], ttls integer[], wanted bigint[], owners text[], wait_for bigint,
+    out statuses text[], out sequences bigint[], out at timestamptz)
     language plpgsql
     set enable_seqscan = off set enable_nestloop = off set enable_hashjoin = on set plan_cache_mode = force_generic_plan set jit = off
     as $$
 #variable_conflict use_column
 declare
-    wanted bigint[] := array(select distinct d from unnest(destination_ids) d order by d);
-    at timestamptz := clock_timestamp();
-    statuses text[];
-    given bigint[];
+    plain bigint;
+    tenants_found text[];
 begin
+    at := clock_timestamp();
     perform orderly.commit_durably();
     if wait_for is not null then
         -- For each lock that has to be had: behind another waiter it is two, so twice as long.
         perform set_config('lock_timeout', '1s', true);
         perform from orderly.queues q where q.destination_id = wait_for for no key update;
     end if;
-    -- Bodies stay out of this: it sorts.
+
+    select count(*) filter (where q.accepting and q.max_depth is null), array_agg(q.tenant order by q.destination_id)
+    into plain, tenants_found
+    from (select * from orderly.queues q where q.destination_id = any (wanted) order by q.destination_id
+          for no key update skip locked) q;
+    if plain = cardinality(wanted) and (owners = tenants_found or owners = array_fill(null::text, array[cardinality(wanted)])) then
+        with put as (
+            -- Numbers are drawn in the order of the arrays, after the locks.
+            insert into orderly.messages (destination_id, sequence, created_at, expires_at, brief, content_type, headers, payload)
+            select i.destination_id, nextval('orderly.message_sequence'), at, at + make_interval(secs => i.ttl), i.ttl < 86400,
+                   i.content_type, i.headers::jsonb, i.payload
+            from unnest(destination_ids, ttls, content_types, headers, payloads)
+                 as i (destination_id, ttl, content_type, headers, payload)
+            returning sequence
+        )
+        select array_agg(p.sequence order by p.sequence) into sequences from put p;
+        return;
+    end if;
+
+    -- Bodies stay out of this: it sorts. What was locked above stays locked; what was not is tried again.
     with locked as materialized (
         select q.destination_id, q.tenant, q.accepting, q.max_depth from orderly.queues q
         where q.destination_id = any (wanted) order by q.destination_id for no key update skip locked
@@ -108,17 +130,14 @@ begin
                case when j.whole then nextval('orderly.message_sequence') end as sequence
         from (select * from judged order by n) j
     )
-    select array_agg(d.status order by d.n), array_agg(d.sequence order by d.n) into statuses, given from numbered d;
+    select array_agg(d.status order by d.n), array_agg(d.sequence order by d.n) into statuses, sequences from numbered d;
 
     insert into orderly.messages (destination_id, sequence, created_at, expires_at, brief, content_type, headers, payload)
     select i.destination_id, i.sequence, at, at + make_interval(secs => i.ttl), i.ttl < 86400, i.content_type,
            i.headers::jsonb, i.payload
-    from unnest(destination_ids, given, ttls, content_types, headers, payloads)
+    from unnest(destination_ids, sequences, ttls, content_types, headers, payloads)
          as i (destination_id, sequence, ttl, content_type, headers, payload)
     where i.sequence is not null;
-
-    return query select i.status, i.sequence, at, at + make_interval(secs => i.ttl)
-                 from unnest(statuses, given, ttls) as i (status, sequence, ttl);
 end
 $$;
 
@@ -135,6 +154,7 @@ declare
     owner text := coalesce(caller, '');
     known orderly.idempotency_keys;
     outcome jsonb;
+    wanted bigint[] := array(select distinct d from unnest(destination_ids) d order by d);
 begin
     perform set_config('lock_timeout', '3s', true);
     perform pg_advisory_xact_lock(orderly.idempotency_lock(jsonb_build_array(owner, path, key)::text));
@@ -148,13 +168,14 @@ begin
         end if;
         outcome := known.answer;
     else
-        select jsonb_agg(jsonb_build_object('status', b.status, 'destination_id', i.id, 'sequence', b.sequence,
-                                            'created_at', b.created_at, 'expires_at', b.expires_at) order by b.n) into outcome
+        select jsonb_agg(jsonb_build_object('status', coalesce(b.statuses[i.n], 'queued'), 'destination_id', i.id,
+                                            'sequence', b.sequences[i.n], 'created_at', b.at,
+                                            'expires_at', b.at + make_interval(secs => i.ttl)) order by i.n) into outcome
         from orderly.enqueue_batch(
                  array_fill(0, array[cardinality(destination_ids)]), destination_ids,
-                 array_fill(caller, array[cardinality(destination_ids)]), payloads, content_types, headers, ttls, wait_for)
-             with ordinality as b (status, sequence, created_at, expires_at, n)
-        join unnest(destination_ids) with ordinality as i (id, n) on i.n = b.n;
+                 array_fill(caller, array[cardinality(destination_ids)]), payloads, content_types, headers, ttls,
+                 wanted, array_fill(caller, array[cardinality(wanted)]), wait_for) as b,
+             unnest(destination_ids, ttls) with ordinality as i (id, ttl, n);
         if not jsonb_path_exists(outcome, '$[*] ? (@.status != "queued")') then
             insert into orderly.idempotency_keys as k (tenant, path, key, body_hash, answer) values (owner, path, key, body_hash, outcome)
             on conflict on constraint idempotency_keys_pkey

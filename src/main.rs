@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use orderly::cli::{self, Cli};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // clap itself ends with 2 on wrong usage.
     match cli::run(Cli::parse()) {

@@ -115,7 +115,7 @@ async fn hot_statements_read_no_more_than_they_return() {
     let groups: Vec<i32> = (0..count).map(|n| (n / 10) as i32).collect();
     client
         .query(
-            "select * from orderly.enqueue_batch($1, $2, $3, $4, $5, $6, $7, null)",
+            "select * from orderly.enqueue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, null)",
             &[
                 &groups,
                 &items,
@@ -124,6 +124,8 @@ async fn hot_statements_read_no_more_than_they_return() {
                 &vec!["application/json"; count],
                 &vec![None::<&str>; count],
                 &vec![86_400_i32; count],
+                &(1..=500_i64).collect::<Vec<_>>(),
+                &vec![None::<&str>; 500],
             ],
         )
         .await

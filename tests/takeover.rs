@@ -77,7 +77,7 @@ async fn messages_without_a_bell_are_found_by_the_sweep() {
     queue
         .sql(&format!(
             "select orderly.enqueue_batch(array[0], array[{id}], array[null::text], array['\\x31'::bytea], array['text/plain'],
-                                          array[null::text], array[60], null)"
+                                          array[null::text], array[60], array[{id}], array[null::text], null)"
         ))
         .await;
     let committed = Instant::now();

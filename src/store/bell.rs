@@ -14,6 +14,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{Store, StoreError};
 
+/// From one bell to the next: under load it then tells of several transactions; a lone message's is at once.
+const SPACING: Duration = Duration::from_millis(2);
+
 /// Postgres refuses a payload of 8,000 bytes and more.
 const MAX_PAYLOAD: usize = 7_900;
 
@@ -46,7 +49,7 @@ impl Bell {
 }
 
 async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
-    let mut pause = Duration::ZERO;
+    let mut pause = SPACING;
     loop {
         let stopping = tokio::select! {
             () = shared.wake.notified() => false,
@@ -54,7 +57,7 @@ async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
         };
         let ids = std::mem::take(&mut *shared.pending.lock().unwrap_or_else(PoisonError::into_inner));
         match ring_all(&store, &ids).await {
-            Ok(()) => pause = Duration::ZERO,
+            Ok(()) => pause = SPACING,
             Err(error) => {
                 pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
                 tracing::warn!(error = super::connect::chain(&error), "the bell could not be rung; it will be");
@@ -65,8 +68,9 @@ async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
         if stopping {
             return;
         }
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
         }
     }
 }

@@ -1,8 +1,8 @@
 //! How do the messages of concurrent requests get their places in few transactions?
 //!
-//! One writer takes what came while its last transaction ran and writes it in the next; a lone request is
-//! written at once. A destination whose lock somebody else holds (an application's long transaction) is
-//! waited for apart, so that it delays nobody else's posts (G5).
+//! What comes while a transaction runs is written in the next one; a lone request is written at once. A
+//! destination whose lock somebody else holds (an application's long transaction) is waited for apart, so that
+//! it delays nobody else's posts (G5).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,22 +10,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
+mod line;
+
+use self::line::Line;
 use super::bell::Bell;
 use super::{Store, StoreError};
 use crate::broken::{self, Broken};
 use crate::domain::{DestinationId, MessageId, NewMessage, Sequence};
 
-/// One transaction takes at most so many messages, and so many bytes (or one request, if that is more).
-const MAX_ITEMS: usize = 1_000;
-const MAX_BYTES: usize = 8 << 20;
-/// Requests that wait for the writer; past it, posting waits.
+/// Transactions at once: one is written while the other's commit waits for the disk.
+const WRITERS: usize = 2;
+/// Requests that wait for a writer; past it, posting waits.
 const BACKLOG: usize = 4_096;
 /// A client hears within 5 s that a destination's lock was not to be had: after so long nobody waits for it
 /// once more, which takes up to 2 s (`lock_timeout` in `enqueue_batch`, twice behind another waiter).
@@ -115,7 +119,7 @@ impl Enqueuer {
             waiters: Semaphore::new(WAITERS),
             accepted: AtomicU64::new(0),
         });
-        let (posts, incoming) = mpsc::channel(BACKLOG);
+        let (posts, incoming) = mpsc::channel(64);
         tokio::spawn(write_posts(writer.clone(), incoming, stop));
         Enqueuer { posts, writer }
     }
@@ -169,7 +173,15 @@ impl Enqueuer {
                 )
                 .await;
             let verdict = match rows {
-                Ok(rows) => judge(&messages, &rows),
+                Ok(rows) => judge(
+                    &messages,
+                    rows.iter().map(|row| Item {
+                        status: row.get(0),
+                        sequence: row.get(1),
+                        created_at: row.get(2),
+                        expires_at: row.get(3),
+                    }),
+                ),
                 Err(error @ StoreError::Unreachable(_)) => {
                     self.writer.bell.ring(columns.destinations);
                     return Err(error.into());
@@ -211,48 +223,56 @@ fn too_long() -> EnqueueError {
     EnqueueError::Store(StoreError::Unreachable("another transaction holds the destination's queue".into()))
 }
 
-/// The writer's loop: one transaction at a time, with all that came during the one before.
+/// The writers' loop: each transaction takes all that came meanwhile.
 async fn write_posts(writer: Arc<Writer>, mut incoming: mpsc::Receiver<Post>, stop: CancellationToken) {
-    let mut next: Option<Post> = None;
-    loop {
-        let first = match next.take() {
-            Some(post) => post,
-            None => tokio::select! {
-                post = incoming.recv() => match post { Some(post) => post, None => return },
-                () = stop.cancelled() => {
-                    // What is in the channel is still answered; nothing new gets in.
-                    incoming.close();
-                    match incoming.recv().await { Some(post) => post, None => return }
-                }
-            },
-        };
-        if first.is_given_up() {
-            continue;
-        }
-        let mut posts = Vec::with_capacity(64);
-        let (mut items, mut bytes) = (first.messages.len(), first.bytes());
-        posts.push(first);
-        while let Ok(post) = incoming.try_recv() {
-            if post.is_given_up() {
-                continue;
-            }
-            items += post.messages.len();
-            bytes += post.bytes();
-            if items > MAX_ITEMS || bytes > MAX_BYTES {
-                next = Some(post);
+    let mut line = Line::default();
+    let mut running = FuturesUnordered::new();
+    let mut in_flight = 0;
+    let (mut open, mut stopping) = (true, false);
+    while open || line.len() > 0 || !running.is_empty() {
+        // A second transaction only with half as many posts as are under way: each costs as much as a dozen of them.
+        while line.ready() > 0 && (running.is_empty() || running.len() < WRITERS && line.ready() * 2 >= in_flight) {
+            let posts = line.take();
+            if posts.is_empty() {
                 break;
             }
-            posts.push(post);
+            in_flight += posts.len();
+            let writer = writer.clone();
+            running.push(async move {
+                let (count, destinations): (_, Vec<i64>) =
+                    (posts.len(), posts.iter().flat_map(Post::destinations).collect());
+                writer.write(posts, None).await;
+                (count, destinations)
+            });
         }
-        Writer::write(&writer, posts, None).await;
+        tokio::select! {
+            Some((count, destinations)) = running.next(), if !running.is_empty() => {
+                in_flight -= count;
+                line.done(&destinations);
+            }
+            post = incoming.recv(), if open && line.len() < BACKLOG => match post {
+                Some(post) => {
+                    line.push(post);
+                    while line.len() < BACKLOG && let Ok(post) = incoming.try_recv() {
+                        line.push(post);
+                    }
+                }
+                None => open = false,
+            },
+            () = stop.cancelled(), if !stopping => {
+                // What is in the channel is still answered; nothing new gets in.
+                incoming.close();
+                stopping = true;
+            }
+            // Nobody waits for what was left.
+            else => {}
+        }
     }
 }
 
 impl Post {
-    /// Nobody waits for the answer any more: it was told 503, or hung up. Not to be written, lest a database
-    /// that comes back first gets all that was posted in vain.
-    fn is_given_up(&self) -> bool {
-        self.answer.is_closed()
+    fn destinations(&self) -> impl Iterator<Item = i64> {
+        self.messages.iter().map(|message| message.destination.0)
     }
 
     fn bytes(&self) -> usize {
@@ -290,13 +310,22 @@ impl Writer {
 
     async fn transact(&self, posts: Vec<Post>, wait_for: Option<i64>, rung: &mut Vec<i64>) -> Vec<(Post, Verdict)> {
         match self.insert(&posts, wait_for).await {
-            Ok(rows) => {
-                let mut rows = rows.as_slice();
+            Ok(row) => {
+                let statuses: Option<Vec<&str>> = row.get(0);
+                let sequences: Vec<Option<i64>> = row.get(1);
+                let at: DateTime<Utc> = row.get(2);
+                let mut answered = 0;
                 let mut judged = Vec::with_capacity(posts.len());
                 for post in posts {
-                    let (own, rest) = rows.split_at(post.messages.len().min(rows.len()));
-                    rows = rest;
-                    let verdict = judge(&post.messages, own);
+                    let first = answered;
+                    answered += post.messages.len();
+                    let items = post.messages.iter().enumerate().map(|(nth, message)| Item {
+                        status: statuses.as_ref().map_or("queued", |all| all.get(first + nth).copied().unwrap_or("")),
+                        sequence: sequences.get(first + nth).copied().flatten(),
+                        created_at: at,
+                        expires_at: at + TimeDelta::seconds(message.ttl_seconds.into()),
+                    });
+                    let verdict = judge(&post.messages, items);
                     if matches!(verdict, Verdict::Ended(Ok(_))) {
                         rung.extend(post.messages.iter().map(|message| message.destination.0));
                     }
@@ -338,13 +367,22 @@ impl Writer {
         }
     }
 
-    async fn insert(&self, posts: &[Post], wait_for: Option<i64>) -> Result<Vec<Row>, StoreError> {
+    async fn insert(&self, posts: &[Post], wait_for: Option<i64>) -> Result<Row, StoreError> {
         let columns = Columns::of(posts.iter().map(|post| post.messages.as_slice()));
         let tenants: Vec<Option<&str>> =
             posts.iter().flat_map(|post| std::iter::repeat_n(post.tenant.as_deref(), post.messages.len())).collect();
-        self.store
+        // Each destination once, with the tenant whose it must be; `owners` stays out if two posts differ.
+        let mut wanted: Vec<(i64, Option<&str>)> = columns.destinations.iter().copied().zip(tenants.iter().copied()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let agree = wanted.windows(2).all(|pair| pair[0].0 != pair[1].0);
+        wanted.dedup_by_key(|(destination, _)| *destination);
+        let (wanted, owners): (Vec<i64>, Vec<Option<&str>>) = wanted.into_iter().unzip();
+        let owners = Some(owners).filter(|_| agree);
+        let rows = self
+            .store
             .query(
-                "select status, sequence, created_at, expires_at from orderly.enqueue_batch($1, $2, $3, $4, $5, $6, $7, $8)",
+                "select statuses, sequences, at from orderly.enqueue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 &[
                     (&columns.groups, Type::INT4_ARRAY),
                     (&columns.destinations, Type::INT8_ARRAY),
@@ -353,10 +391,13 @@ impl Writer {
                     (&columns.content_types, Type::TEXT_ARRAY),
                     (&columns.headers, Type::TEXT_ARRAY),
                     (&columns.ttls, Type::INT4_ARRAY),
+                    (&wanted, Type::INT8_ARRAY),
+                    (&owners, Type::TEXT_ARRAY),
                     (&wait_for, Type::INT8),
                 ],
             )
-            .await
+            .await?;
+        rows.into_iter().next().ok_or_else(|| StoreError::Corrupt("enqueue answered nothing".to_owned()))
     }
 
     /// The right to wait for a lock on a connection; `None`: it was not to be had by then.
@@ -448,19 +489,30 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// What the rows of one request's items say of the request.
-fn judge(messages: &[NewMessage], rows: &[Row]) -> Verdict {
+/// One item's part of what the functions answer.
+struct Item<'a> {
+    status: &'a str,
+    sequence: Option<i64>,
+    created_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+}
+
+/// What became of one request's items.
+fn judge<'a>(messages: &[NewMessage], items: impl Iterator<Item = Item<'a>>) -> Verdict {
     let rejected = |index, reason| Verdict::Ended(Err(EnqueueError::Rejected { index, reason }));
     let corrupt = |text: String| Verdict::Ended(Err(StoreError::Corrupt(text).into()));
-    let mut queued = Vec::with_capacity(rows.len());
+    let mut queued = Vec::with_capacity(messages.len());
     let mut locked = None;
-    for (index, row) in rows.iter().enumerate() {
-        match row.get::<_, &str>(0) {
-            "queued" => queued.push(Queued {
-                id: MessageId { destination: messages[index].destination, sequence: Sequence(row.get(1)) },
-                created_at: row.get(2),
-                expires_at: row.get(3),
-            }),
+    for (index, item) in items.take(messages.len()).enumerate() {
+        match item.status {
+            "queued" => {
+                let Some(sequence) = item.sequence else { return corrupt("a message was queued nowhere".to_owned()) };
+                queued.push(Queued {
+                    id: MessageId { destination: messages[index].destination, sequence: Sequence(sequence) },
+                    created_at: item.created_at,
+                    expires_at: item.expires_at,
+                });
+            }
             "unknown" => return rejected(index, Rejection::UnknownDestination),
             "disabled" => return rejected(index, Rejection::Disabled),
             "full" => return rejected(index, Rejection::Full),
