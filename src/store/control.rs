@@ -14,6 +14,8 @@ use crate::domain::{DestinationId, Sequence};
 
 /// A client hears within 5 s.
 const PATIENCE: Duration = Duration::from_millis(4_500);
+/// What came before, or comes after, may have to wait for a queue's lock for up to 2 s.
+const PATIENCE_BESIDE_A_LOCK: Duration = Duration::from_millis(2_500);
 /// A purge of millions goes in pieces.
 const PURGE_PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -71,7 +73,12 @@ impl Control {
     }
 
     fn patience(self) -> Duration {
-        if self == Control::Purge { PURGE_PATIENCE } else { PATIENCE }
+        match self {
+            Control::Purge => PURGE_PATIENCE,
+            // Resume writes to `queues`, and a reload follows a change that did.
+            Control::Resume | Control::Reload => PATIENCE_BESIDE_A_LOCK,
+            Control::Pause | Control::Skip(_) | Control::RetryNow(_) | Control::DeleteMessage(_) => PATIENCE,
+        }
     }
 }
 
@@ -142,7 +149,7 @@ impl Store {
     ///
     /// Whoever serves it is asked to give it away (what it has in flight is aborted).
     pub async fn remove_destination(&self, id: DestinationId, tenant: Option<&str>) -> Result<(), ControlError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE_BESIDE_A_LOCK;
         let mut pause = FIRST_PAUSE;
         let mut asked = false;
         loop {
