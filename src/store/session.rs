@@ -12,6 +12,7 @@ use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_postgres::{Client, Row, Statement};
 use url::Url;
 
@@ -110,6 +111,23 @@ pub enum Claimed {
     Unreadable,
 }
 
+/// What a lane knows of its destination, for whoever has it next.
+#[derive(Debug, Clone)]
+pub struct Release {
+    pub destination: DestinationId,
+    pub floor: Sequence,
+    pub last_delivered: Sequence,
+    /// Of its last request.
+    pub last_start: Option<Instant>,
+}
+
+impl Release {
+    /// Nothing was done there.
+    pub fn nothing(destination: DestinationId) -> Release {
+        Release { destination, floor: Sequence(0), last_delivered: Sequence(0), last_start: None }
+    }
+}
+
 /// What a lane must know of its destination.
 #[derive(Debug)]
 pub struct LaneStart {
@@ -123,6 +141,8 @@ pub struct LaneStart {
     pub held: bool,
     pub state: DestinationState,
     pub policy: Policy,
+    /// How long ago the last request started, or may have.
+    pub since_start: Option<Duration>,
     /// A client's request waits for the holder.
     pub asked: bool,
 }
@@ -416,14 +436,18 @@ impl Session {
     }
 
     /// Writes what lanes know; unless `keep`, gives the ownership up. Those that were ours.
-    pub async fn release(&self, lanes: &[(DestinationId, Sequence, Sequence)], keep: bool) -> Result<(), StoreError> {
-        let ids: Vec<i64> = lanes.iter().map(|lane| lane.0.0).collect();
-        let floors: Vec<i64> = lanes.iter().map(|lane| lane.1.0).collect();
-        let delivered: Vec<i64> = lanes.iter().map(|lane| lane.2.0).collect();
-        self.timed(
-            self.client
-                .query("select orderly.release($1, $2, $3, $4, $5)", &[&self.me.0, &ids, &floors, &delivered, &keep]),
-        )
+    pub async fn release(&self, lanes: &[Release], keep: bool) -> Result<(), StoreError> {
+        let ids: Vec<i64> = lanes.iter().map(|lane| lane.destination.0).collect();
+        let floors: Vec<i64> = lanes.iter().map(|lane| lane.floor.0).collect();
+        let delivered: Vec<i64> = lanes.iter().map(|lane| lane.last_delivered.0).collect();
+        let started: Vec<Option<i64>> = lanes
+            .iter()
+            .map(|lane| lane.last_start.map(|at| i64::try_from(at.elapsed().as_millis()).unwrap_or(i64::MAX)))
+            .collect();
+        self.timed(self.client.query(
+            "select orderly.release($1, $2, $3, $4, $5, $6)",
+            &[&self.me.0, &ids, &floors, &delivered, &started, &keep],
+        ))
         .await
         .map(drop)
     }
@@ -558,6 +582,7 @@ pub(super) fn read_lane(sealer: &Sealer, row: &Row) -> Result<LaneStart, StoreEr
             max_per_second: row.get("max_per_second"),
             hmac_secret,
         },
+        since_start: row.get::<_, Option<i64>>("since_start_ms").map(millis),
         asked: row.get("asked"),
     })
 }
