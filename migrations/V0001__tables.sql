@@ -81,7 +81,8 @@ create table orderly.claims (
     head_attempts    integer not null default 0,
     last_error       text,
     next_attempt_at  timestamptz,
-    held             boolean not null default false
+    held             boolean not null default false,
+    last_start_at    timestamptz                -- of a request, for max_per_second; exact when released in order
 ) with (fillfactor = 70);
 create index claims_by_owner on orderly.claims (owner) where owner is not null;
 create index claims_due on orderly.claims (next_attempt_at) where owner is null and next_attempt_at is not null;

@@ -141,9 +141,9 @@ begin
 end
 $$;
 
--- The same for one request under an idempotency key: its twin waits for the lock, and the look-up, a
--- statement of its own, then sees what the twin committed. The key is kept in the transaction that queues.
--- status may also be: reused (the key came with another body before).
+-- The same for one request under an idempotency key, whose lock is tried: who has it can look, in a statement of
+-- its own, at what a twin committed. The key is kept in the transaction that queues.
+-- status may also be: reused (the key came with another body before); twin (it is under way: try again).
 create function orderly.enqueue_once(
     caller text, path text, key text, body_hash bytea, destination_ids bigint[], payloads bytea[], content_types text[],
     headers text[], ttls integer[], wait_for bigint)
@@ -156,8 +156,11 @@ declare
     outcome jsonb;
     wanted bigint[] := array(select distinct d from unnest(destination_ids) d order by d);
 begin
-    perform set_config('lock_timeout', '3s', true);
-    perform pg_advisory_xact_lock(orderly.idempotency_lock(jsonb_build_array(owner, path, key)::text));
+    if not pg_try_advisory_xact_lock(orderly.idempotency_lock(jsonb_build_array(owner, path, key)::text)) then
+        status := 'twin';
+        return next;
+        return;
+    end if;
     select * into known from orderly.idempotency_keys k
     where k.tenant = owner and k.path = path and k.key = key and k.created_at > clock_timestamp() - interval '24 hours';
     if found then

@@ -96,6 +96,8 @@ begin
     update orderly.claims c
     set owner = me, last_owner = me, since = clock_timestamp(),
         last_delivered = b.last_delivered, floor = greatest(c.floor, b.last_delivered),
+        -- Whoever had it and did not give it back may have sent just now.
+        last_start_at = case when c.owner is null then c.last_start_at else clock_timestamp() end,
         epoch = case when c.last_owner = me then c.epoch
                      else greatest(c.epoch, (select epoch_base from orderly.cluster)) + 1 end
     from before b
@@ -128,7 +130,7 @@ create function orderly.lanes(ids bigint[])
         destination_id bigint, epoch bigint, floor bigint, last_delivered bigint, skip_sequences bigint[], skip_counts bigint[],
         head_sequence bigint, head_attempts integer, head_wait_ms bigint, held boolean, state text, url text, headers bytea,
         hmac_secret bytea, on_exhausted text, max_retries integer, delay_seconds double precision, backoff double precision,
-        timeout_seconds double precision, max_per_second double precision, asked boolean)
+        timeout_seconds double precision, max_per_second double precision, since_start_ms bigint, asked boolean)
     language plpgsql stable
     set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
     as $$
@@ -140,7 +142,7 @@ begin
            c.head_sequence, c.head_attempts,
            greatest(0, (extract(epoch from c.next_attempt_at - clock_timestamp()) * 1000)::bigint), c.held, d.state,
            d.url, d.headers, d.hmac_secret, d.on_exhausted, d.max_retries, d.delay_seconds, d.backoff, d.timeout_seconds,
-           d.max_per_second,
+           d.max_per_second, (extract(epoch from clock_timestamp() - c.last_start_at) * 1000)::bigint,
            exists (select from orderly.requests r where r.destination_id = c.destination_id and r.state = 'pending')
     from orderly.claims c
     join orderly.destinations d on d.id = c.destination_id
@@ -223,15 +225,18 @@ end
 $$;
 
 -- Writes what a lane knows, and gives the ownership up unless `keep`. The locks are let go after this has
--- committed, in a call of its own: whoever then has a lock reads what was written here.
-create function orderly.release(me bigint, ids bigint[], floors bigint[], delivered bigint[], keep boolean)
+-- committed, in a call of its own: whoever then has a lock reads what was written here. `started` is how many
+-- milliseconds ago each started its last request; null: none.
+create function orderly.release(
+    me bigint, ids bigint[], floors bigint[], delivered bigint[], started bigint[], keep boolean)
     returns setof bigint
     language plpgsql as $$
 #variable_conflict use_column
 begin
     return query update orderly.claims c
-    set owner = case when keep then me end, floor = greatest(c.floor, i.floor), last_delivered = greatest(c.last_delivered, i.delivered)
-    from unnest(ids, floors, delivered) as i (id, floor, delivered)
+    set owner = case when keep then me end, floor = greatest(c.floor, i.floor), last_delivered = greatest(c.last_delivered, i.delivered),
+        last_start_at = coalesce(clock_timestamp() - make_interval(secs => i.started / 1000.0), c.last_start_at)
+    from unnest(ids, floors, delivered, started) as i (id, floor, delivered, started)
     -- Not `=`: the planner would go by the owner, and compare all that is served here with each.
     where c.destination_id = i.id and c.owner is not distinct from me
     returning c.destination_id;

@@ -41,6 +41,7 @@ declare
     first bigint;
     removed bigint;
     last bigint;
+    most constant integer := 1000;
 begin
     select * into claim from orderly.claims c where c.destination_id = id;
     select d.state into current from orderly.destinations d where d.id = id;
@@ -74,6 +75,8 @@ begin
             if in_flight is not null or (arguments ->> 'by_lane')::boolean then
                 return jsonb_build_object('status', 'refused');
             end if;
+            -- An application's transaction may have it; for each lock, and behind another waiter it is two.
+            perform set_config('lock_timeout', '1s', true);
             update orderly.queues q set accepting = true where q.destination_id = id;
             update orderly.claims c set next_attempt_at = null where c.destination_id = id;
         end if;
@@ -136,7 +139,9 @@ begin
 
     when 'expire' then
         -- The sweep asks: what has expired behind a head that is tried again and again.
-        perform orderly.expire_queue(id, in_flight, 1000);
+        if orderly.expire_queue(id, in_flight, most) >= most then
+            return jsonb_build_object('status', 'more');
+        end if;
     end case;
     return jsonb_build_object('status', 'ok');
 end
@@ -201,7 +206,7 @@ end
 $$;
 
 -- Queues what was kept of delivered messages again, from a sequence on, at the tail and in order; a piece.
--- Locks: the queues row, waited for up to 2 s. `through` keeps what a replay itself delivers out of it.
+-- Locks: the queues row, waited for up to 2 s (1 s for each lock, and behind another waiter it is two). `through` keeps what a replay itself delivers out of it.
 create function orderly.replay(destination bigint, above bigint, through bigint, most integer)
     returns table (status text, last bigint, queued bigint)
     language plpgsql
@@ -214,7 +219,7 @@ declare
     room bigint := most;
 begin
     perform orderly.commit_durably();
-    perform set_config('lock_timeout', '2s', true);
+    perform set_config('lock_timeout', '1s', true);
     select * into queue from orderly.queues q where q.destination_id = destination for no key update;
     if not found then
         return query select 'unknown', null::bigint, 0::bigint;
@@ -290,13 +295,13 @@ end
 $$;
 
 -- Ends a destination, for an API process. Locks: the advisory one, tried; the queues row, waited for (a
--- producer may have it) up to the caller's lock_timeout; then rows nobody else writes without those. What
+-- producer may have it) up to 2 s, for it is two behind another waiter; then rows nobody else writes without those. What
 -- it had queued is out of reach with the commit, and removed in pieces after it.
 create function orderly.remove_destination(id bigint, tenant text) returns text
     language plpgsql as $$
 #variable_conflict use_variable
 begin
-    perform set_config('lock_timeout', '2s', true);
+    perform set_config('lock_timeout', '1s', true);
     if not exists (select from orderly.destinations d where d.id = id and (tenant is null or d.tenant = tenant)) then
         return 'not_found';
     end if;

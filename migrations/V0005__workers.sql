@@ -139,9 +139,9 @@ create function orderly.sweep(after_seconds double precision) returns setof bigi
       and exists (select from orderly.destinations d where d.id = c.destination_id and d.state = 'active')
 $$;
 
--- Ends what expired in queues that nobody serves: paused, disabled, held or waiting for a retry; has workers do
--- so in those they serve. At most `most` messages a call; how many it ended. Takes each destination's lock for
--- this transaction, if free.
+-- Ends what expired in queues that nobody serves, whatever they wait for (a worker perhaps: only one pinned to
+-- another destination may be alive); has workers do so in those they serve. At most `most` messages a call; how many
+-- it ended. Takes each destination's lock for this transaction, if free: a claim then finds it busy, and tries again.
 create function orderly.expire_unserved(most integer) returns bigint
     language plpgsql
     set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -153,9 +153,8 @@ declare
     total bigint := 0;
 begin
     for id in
-        select c.destination_id from orderly.claims c join orderly.destinations d on d.id = c.destination_id
+        select c.destination_id from orderly.claims c
         where (c.owner is null or not exists (select from orderly.workers w where w.id = c.owner))
-          and (d.state <> 'active' or c.held or c.next_attempt_at is not null)
           and (exists (select from orderly.messages m where m.destination_id = c.destination_id and m.brief
                        and m.expires_at <= clock_timestamp())
                or (select m.expires_at <= clock_timestamp() from orderly.messages m where m.destination_id = c.destination_id

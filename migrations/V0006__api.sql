@@ -58,7 +58,8 @@ end
 $$;
 
 -- Replaces a destination's settings if nobody changed it since `expected`, its updated_at. Locks: the
--- queues row only when the depth changes, first, then the destination's, as resume and a removal do.
+-- queues row only when the depth changes, first, then the destination's, as resume and a removal do; waited for up to
+-- 2 s (1 s for each, and behind another waiter it is two).
 --
 -- status: changed; stale (read it again); not_found.
 create function orderly.change_destination(
@@ -69,7 +70,7 @@ create function orderly.change_destination(
     language plpgsql as $$
 #variable_conflict use_variable
 begin
-    perform set_config('lock_timeout', '2s', true);
+    perform set_config('lock_timeout', '1s', true);
     update orderly.queues q set max_depth = max_queue_depth
     where q.destination_id = id and q.max_depth is distinct from max_queue_depth
       and exists (select from orderly.destinations d where d.id = id and d.updated_at = expected);
@@ -345,7 +346,7 @@ end
 $$;
 
 -- Queues dead letters again, oldest first, at the tail: `one`, or all, at most `most` and 32 MiB a call.
--- Each gets a day anew. Locks: the queues row, waited for; then rows of ends, which only a prune and a
+-- Each gets a day anew. Locks: the queues row, waited for up to 2 s (behind another waiter it is two locks); then rows of ends, which only a prune and a
 -- second redrive take, and that waits at the queues row. A crash before the commit leaves all as it was.
 --
 -- status: queued; or, alone, unknown, disabled, full. No row: there was nothing to redrive.
@@ -362,7 +363,7 @@ declare
     room bigint;
 begin
     perform orderly.commit_durably();
-    perform set_config('lock_timeout', '2s', true);
+    perform set_config('lock_timeout', '1s', true);
     select * into queue from orderly.queues q
     where q.destination_id = destination and (of_tenant is null or q.tenant = of_tenant) for no key update;
     if not found then

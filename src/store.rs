@@ -17,6 +17,7 @@ pub mod enqueue;
 mod error;
 pub mod messages;
 pub mod migrate;
+mod once;
 mod pool;
 pub mod queues;
 pub mod replay;

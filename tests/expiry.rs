@@ -120,8 +120,33 @@ async fn a_worker_of_one_destination_removes_what_expires_in_others_when_it_is_a
         stage.api.post_destination(&receiver.url("/own")).await,
         stage.api.post_destination(&receiver.url("/other")).await,
     );
+    let active = stage.api.post_destination(&receiver.url("/active")).await;
     stage.api.steer(other, "pause").await;
     stage.api.post_message_with(short(other, 1)).await;
+    // More than one piece.
+    for _ in 0..5 {
+        stage.api.post_batch(vec![short(active, 1); 1_000]).await;
+    }
     let _worker = stage.worker(&["--destination", &own.to_string()]).await;
-    until_ended(&stage, 1).await;
+    until_ended(&stage, 5_001).await;
+    assert_eq!(stage.queue.queued().await, 0);
+    assert!(receiver.received().is_empty());
+}
+
+#[tokio::test]
+async fn what_expires_deep_in_a_busy_queue_is_gone_in_time() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|_| Answer::ok().after(Duration::from_millis(100))).await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    stage.post_many(id, 600).await;
+    // More than one piece, behind a minute of work.
+    for _ in 0..3 {
+        stage.api.post_batch(vec![short(id, 3); 1_000]).await;
+    }
+    let _worker = stage.worker(&[]).await;
+    receiver.wait_for_count(1).await;
+    until_ended(&stage, 3_000).await;
+    assert!(stage.api.queue(id).await["depth"].as_i64() > Some(0), "it is still at what came before");
+    assert!(receiver.received().iter().all(|one| one.json()["short"].is_null()));
+    receiver.assert_in_order("/x");
 }

@@ -58,6 +58,11 @@ async fn a_410_counts_also_while_an_application_holds_the_queue() {
     application.enqueue(id, json!("held")).await;
     let mut worker = stage.worker(&[]).await;
     worker.stderr_line("a 410 could not be written down yet").await;
+    // Clients are answered meanwhile, as while it is in flight.
+    let asked = Instant::now();
+    let reply = stage.api.post(&format!("/v1/destinations/{id}/skip"), json!({})).await.expect(409);
+    assert!(reply.json()["detail"].as_str().is_some_and(|detail| detail.contains("in flight")), "{reply:?}");
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
     application.sql("commit").await;
     let queue = stage.until_state(id, "disabled").await;
     assert_eq!(queue["depth"], 2, "{queue}");

@@ -56,6 +56,33 @@ async fn requests_start_no_closer_than_max_per_second_also_across_takeovers() {
 }
 
 #[tokio::test]
+async fn a_pace_is_neither_broken_nor_begun_again_when_a_queue_changes_hands() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::start().await;
+    const INTERVAL: Duration = Duration::from_secs(10);
+    let id = stage.api.post_destination_with(json!({ "url": receiver.url("/x"), "max_per_second": 0.1 })).await;
+    let ids = stage.post_many(id, 2).await;
+    let begun = Instant::now();
+    let mut worker = stage.worker(&[]).await;
+    receiver.wait_for_ended(1).await;
+    assert!(begun.elapsed() < INTERVAL / 2, "the first of all waits for none: {:?}", begun.elapsed());
+    let mut holder = stage.until_queue(id, |queue| queue["worker"]["id"].is_number()).await["worker"]["id"].clone();
+    // Given back in order each time, and taken by another: each would have to begin anew.
+    for _ in 0..3 {
+        let next = stage.worker(&[]).await;
+        worker.signal(Signal::TERM);
+        let taken = |queue: &serde_json::Value| queue["worker"]["id"].is_number() && queue["worker"]["id"] != holder;
+        holder = stage.until_queue(id, taken).await["worker"]["id"].clone();
+        worker = next;
+    }
+    let received = receiver.wait_for_ended(2).await;
+    assert_chain(&received, &ids);
+    assert!(received[1].number("orderly-epoch") >= 4, "it changed hands");
+    let gap = gaps(&received)[0];
+    assert!(gap + TRAVEL >= INTERVAL && gap < INTERVAL + Duration::from_secs(2), "{gap:?}");
+}
+
+#[tokio::test]
 async fn a_pace_of_many_seconds_still_moves() {
     let stage = Stage::new().await;
     let receiver = Receiver::start().await;

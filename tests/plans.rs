@@ -164,6 +164,6 @@ async fn hot_statements_read_no_more_than_they_return() {
         .unwrap();
     assert_reads("acknowledge", &session.reads(), AT_ONCE);
 
-    client.query("select orderly.release(1, $1, $2, $2, false)", &[&ids, &heads]).await.unwrap();
+    client.query("select orderly.release(1, $1, $2, $2, $3, false)", &[&ids, &heads, &floors]).await.unwrap();
     assert_reads("release", &session.reads(), AT_ONCE);
 }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::api::Reply;
-use crate::support::{Api, Queue, Receiver, Stage, assert_chain};
+use crate::support::{Answer, Api, Queue, Receiver, Stage, assert_chain};
 
 /// The same request, so many times at the same moment, to two API processes in turn.
 async fn at_once(apis: &[Api; 2], times: usize, path: &str, body: &Value) -> Vec<Reply> {
@@ -177,7 +177,15 @@ async fn a_long_transaction_on_one_destination_stalls_no_other_and_is_answered_w
         }
         (slowest, count)
     };
-    let (answers, (slowest, count)) = tokio::join!(join_all(to_held), to_free);
+    let most_waits = async {
+        let mut most = 0;
+        while begun.elapsed() < Duration::from_secs(6) {
+            most = most.max(stage.queue.number(LOCK_WAITS, &[]).await);
+        }
+        most
+    };
+    let (answers, (slowest, count), most) = tokio::join!(join_all(to_held), to_free, most_waits);
+    assert_eq!(most, 1, "one connection waits for one lock, whoever waits, with a key or without");
     assert!(slowest < Duration::from_secs(2), "{slowest:?} for one of {count} others");
     for (reply, took, n) in &answers {
         assert_eq!(reply.status.as_u16(), 503, "{reply:?}");
@@ -192,14 +200,7 @@ async fn a_long_transaction_on_one_destination_stalls_no_other_and_is_answered_w
         tokio::spawn(async move { api.post_message(held, json!("second")).await })
     };
     // It waits for the lock by then.
-    stage
-        .queue
-        .until(
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
-             and query like '%enqueue_batch%'",
-            1,
-        )
-        .await;
+    stage.queue.until(LOCK_WAITS, 1).await;
     application.sql("commit").await;
     let second = waits.await.expect("a 201");
     let _worker = stage.worker(&[]).await;
@@ -209,3 +210,113 @@ async fn a_long_transaction_on_one_destination_stalls_no_other_and_is_answered_w
     stage.until_empty(free).await;
     assert_chain(&on_held, &[on_held[0].header("webhook-id").to_owned(), second]);
 }
+
+#[tokio::test]
+async fn a_lock_held_for_an_instant_is_waited_for_though_many_others_are_held_for_long() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::start().await;
+    let application = Queue::on(&stage.database).await;
+    let free = stage.api.post_destination(&receiver.url("/free")).await;
+    let mut held = Vec::new();
+    application.sql("begin").await;
+    for _ in 0..16 {
+        let id = stage.api.post_destination(&receiver.url("/held")).await;
+        application.enqueue(id, json!("first")).await;
+        held.push(id);
+    }
+    let wave = |name: &str| {
+        join_all(held.iter().map(|id| {
+            let api = stage.api.with_header("idempotency-key", &format!("{name} {id}"));
+            let body = message(*id);
+            async move { api.post("/v1/messages", body).await }
+        }))
+    };
+    let later = async {
+        // As many wait for locks that are held for long as may; and more come.
+        stage.queue.until(LOCK_WAITS, 4).await;
+        let brief = async {
+            let other = Queue::on(&stage.database).await;
+            other.sql("begin").await;
+            other.enqueue(free, json!("brief")).await;
+            let post = stage.api.post("/v1/messages", message(free));
+            tokio::join!(post, other.sql("select pg_sleep(0.2); commit")).0
+        };
+        tokio::join!(wave("second"), brief)
+    };
+    let (first, (second, posted)) = tokio::join!(wave("first"), later);
+    posted.expect(201);
+    for reply in first.into_iter().chain(second) {
+        reply.expect(503);
+    }
+}
+
+#[tokio::test]
+async fn twins_that_wait_for_a_lock_are_one_when_it_is_let_go_whatever_process_they_ask() {
+    let stage = Stage::new().await;
+    let (_second, other) = Api::serve(&stage.database).await;
+    let receiver = Receiver::start().await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    let application = Queue::on(&stage.database).await;
+    application.sql("begin").await;
+    application.enqueue(id, json!("first")).await;
+    let named = |name: &str| [&stage.api, &other].map(|api| api.with_header("idempotency-key", name));
+    let (twins, others) = (named("twin"), named("other"));
+    let let_go = async {
+        stage.queue.until(LOCK_WAITS, 1).await;
+        application.sql("commit").await;
+    };
+    let body = message(id);
+    let (same, another, ()) =
+        tokio::join!(at_once(&twins, 40, "/v1/messages", &body), at_once(&others, 10, "/v1/messages", &body), let_go);
+    for replies in [same, another] {
+        let first = replies[0].json();
+        for reply in replies {
+            assert_eq!(reply.expect(201).json(), first);
+        }
+    }
+    assert_eq!(stage.api.queue(id).await["depth"], 3, "the application's, and one for each key");
+}
+
+#[tokio::test]
+async fn whatever_needs_a_queue_that_an_application_holds_is_answered_within_five_seconds() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|_| Answer::status(500)).await;
+    let retry = json!({ "max_retries": 0 });
+    let id = stage.api.post_destination_with(json!({ "url": receiver.url("/x"), "retry": retry })).await;
+    stage.api.post_message(id, json!("given up on")).await;
+    let _worker = stage.worker(&[]).await;
+    stage.until_queue(id, |queue| queue["depth"] == 0 && queue["worker"].is_null()).await;
+    let (holder, waiter) = (Queue::on(&stage.database).await, Queue::on(&stage.database).await);
+    holder.sql("begin").await;
+    holder.enqueue(id, json!(1)).await;
+    // What comes behind another waiter waits for two locks.
+    let blocked = tokio::spawn(async move { waiter.enqueue(id, json!(2)).await });
+    stage.queue.until(LOCK_WAITS, 1).await;
+    let path = format!("/v1/destinations/{id}");
+    let timed = async |answer: &mut (dyn Future<Output = Reply> + Unpin)| {
+        let asked = Instant::now();
+        let reply = answer.await;
+        (reply.status.as_u16(), asked.elapsed())
+    };
+    let mut change = Box::pin(stage.api.patch(&path, json!({ "max_queue_depth": 5 })));
+    let mut redrive = Box::pin(stage.api.post("/v1/dead-letters/redrive", json!({ "destination_id": id })));
+    let mut remove = Box::pin(stage.api.delete(&path));
+    let answers = tokio::join!(timed(&mut change), timed(&mut redrive), timed(&mut remove));
+    for (status, took) in [answers.0, answers.1, answers.2] {
+        assert_eq!(status, 503);
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+    holder.sql("commit").await;
+    blocked.await.expect("it is queued");
+    stage.api.patch(&path, json!({ "max_queue_depth": 5 })).await.expect(200);
+    stage.api.post("/v1/dead-letters/redrive", json!({ "destination_id": id })).await.expect(201);
+    stage.api.delete(&path).await.expect(204);
+}
+
+fn message(destination: i64) -> Value {
+    json!({ "destination_id": destination, "payload": 1 })
+}
+
+/// Connections of this database that wait for a lock.
+const LOCK_WAITS: &str = "select count(*) from pg_stat_activity where datname = current_database()
+     and wait_event_type = 'Lock' and query like '%orderly.enqueue%'";

@@ -223,6 +223,32 @@ async fn no_role_of_the_page_may_do_more() {
     }
 }
 
+#[tokio::test]
+async fn the_doctor_says_in_one_line_what_a_role_may_not_ask_and_who_may() {
+    let site = Site::new().await;
+    for (role, missing) in [
+        ("orderly_api", vec!["secrets", "incarnation", "partitions"]),
+        ("orderly_worker", vec!["secrets"]),
+        ("shop", vec!["schema"]),
+        ("orderly_owner", vec![]),
+    ] {
+        let ended = Process::run(&["doctor"], &[("DATABASE_URL", &site.url(role))]).await;
+        assert_eq!(ended.code(), 0, "{role}: {ended:#?}");
+        assert!(!ended.stdout.iter().any(|line| line.contains("denied")), "{role}: {ended:#?}");
+        let told: Vec<_> = ended.stdout.iter().filter(|line| line.contains("not examined")).collect();
+        if missing.is_empty() {
+            assert!(told.is_empty(), "{told:?}");
+            continue;
+        }
+        assert_eq!(told.len(), 1, "{role}: {ended:#?}");
+        assert!(told[0].starts_with("warn  schema") && told[0].contains(role), "{told:?}");
+        assert!(told[0].ends_with("run the doctor as orderly_owner, which owns it"), "{told:?}");
+        for check in missing {
+            assert!(told[0].contains(check), "{check} in {told:?}");
+        }
+    }
+}
+
 /// What the API shows has no event to wait for.
 async fn until(reached: impl AsyncFn() -> bool) {
     let waiting = async {

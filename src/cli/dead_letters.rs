@@ -6,7 +6,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::hand::{Hand, HandError, With, with_hand};
-use super::messages::ListArguments;
+use super::messages::{ListArguments, One};
 use super::wording::several;
 use super::{CliError, print};
 use crate::domain::{DestinationId, MessageId};
@@ -27,12 +27,6 @@ enum Command {
     Redrive(Box<With<Chosen>>),
     /// Throw one away, or all of a destination
     Delete(Box<With<Chosen>>),
-}
-
-#[derive(Debug, Args)]
-struct One {
-    /// The message's id, such as 42-1017
-    id: MessageId,
 }
 
 /// One or all.
@@ -63,7 +57,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::List(with) => with_hand(with.reach, async |hand| list(hand, &with.what).await).await,
         Command::Show(with) => {
             let path = format!("/v1/dead-letters/{}", with.what.id);
-            with_hand(with.reach, async |hand| hand.show(&hand.get(&path).await?)).await
+            with_hand(with.reach, async |hand| hand.show_at(&path).await).await
         }
         Command::Redrive(with) => match (with.what.id, with.what.destination) {
             (Some(id), _) => {
@@ -73,7 +67,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), CliError> {
             (None, destination) => with_hand(with.reach, async |hand| redrive_all(hand, destination).await).await,
         },
         Command::Delete(with) => match (with.what.id, with.what.destination) {
-            (Some(id), _) => with_hand(with.reach, async |hand| delete(hand, id).await).await,
+            (Some(id), _) => {
+                with_hand(with.reach, async |hand| hand.delete_one("/v1/dead-letters", "dead letter", id).await).await
+            }
             (None, destination) => with_hand(with.reach, async |hand| delete_all(hand, destination).await).await,
         },
     }
@@ -115,12 +111,6 @@ async fn redrive_all(hand: &Hand, destination: Option<DestinationId>) -> Result<
         print(&format!("{} queued again, in their order\n", several(count, "message")))?;
     }
     Ok(outcome?)
-}
-
-async fn delete(hand: &Hand, id: MessageId) -> Result<(), CliError> {
-    hand.delete(&format!("/v1/dead-letters/{id}")).await?;
-    let id = id.to_string();
-    hand.say("deleted", &id, &format!("dead letter {id} is deleted"))
 }
 
 /// Those that are there when it begins, one by one: the API has no call for all.

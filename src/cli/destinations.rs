@@ -179,11 +179,11 @@ async fn list(hand: &Hand, what: &ListArguments) -> Result<(), CliError> {
 
 /// Two answers: for scripts, which want one, the destination alone.
 async fn show(hand: &Hand, id: DestinationId) -> Result<(), CliError> {
-    hand.show(&hand.get(&format!("/v1/destinations/{id}")).await?)?;
+    hand.show_at(&format!("/v1/destinations/{id}")).await?;
     if hand.json {
         return Ok(());
     }
-    hand.show(&hand.get(&format!("/v1/destinations/{id}/queue")).await?)
+    hand.show_at(&format!("/v1/destinations/{id}/queue")).await
 }
 
 async fn create(hand: &Hand, what: &CreateArguments) -> Result<(), CliError> {

@@ -36,7 +36,7 @@ pub(super) struct Arguments {
 
 /// Ends with 1 when something failed; a warning is none.
 pub(super) async fn run(arguments: Arguments) -> Result<(), CliError> {
-    let mut report = Report(keys::judge_settings(&arguments.common));
+    let mut report = Report { findings: keys::judge_settings(&arguments.common), denied: Vec::new() };
     let connected = match Connector::parse(&arguments.database.url) {
         Ok(connector) => Examiner::connect(&connector).await,
         Err(error) => Err(error),
@@ -46,12 +46,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), CliError> {
             if let Err(error) = examine(&mut examiner, &arguments.common, &mut report).await {
                 report.note("database", Err(error));
             }
+            tell_denied(&examiner, &mut report).await;
         }
-        Err(error) => report.0.push(
+        Err(error) => report.findings.push(
             Finding::fail("database", chain(&error)).mend("check DATABASE_URL, the network, and that Postgres runs"),
         ),
     }
-    let mut findings = report.0;
+    let mut findings = report.findings;
     findings.sort_by_key(|finding| ORDER.iter().position(|name| *name == finding.check));
     print(&if arguments.json { finding::to_json(&findings) } else { finding::to_text(&findings) })?;
     match findings.iter().filter(|finding| finding.level == Level::Fail).count() {
@@ -84,13 +85,25 @@ const ORDER: [&str; 19] = [
 ];
 
 /// What was found so far.
-struct Report(Vec<Finding>);
+struct Report {
+    findings: Vec<Finding>,
+    /// What this role may not be told of.
+    denied: Vec<&'static str>,
+}
 
 impl Report {
     fn note(&mut self, check: &'static str, judged: Result<Vec<Finding>, StoreError>) {
         match judged {
-            Ok(judged) => self.0.extend(judged),
-            Err(error) => self.0.push(unanswered(check, &error)),
+            Ok(judged) => self.findings.extend(judged),
+            Err(error) if error.is_denied() => {
+                if !self.denied.contains(&check) {
+                    self.denied.push(check);
+                }
+            }
+            Err(error) => {
+                let text = format!("this could not be found out: {}", chain(&error));
+                self.findings.push(Finding::fail(check, text));
+            }
         }
     }
 }
@@ -122,10 +135,8 @@ async fn examine(examiner: &mut Examiner, common: &CommonSettings, report: &mut 
     let clock = examiner.clock().await;
     report.note("clock", clock.map(|theirs| vec![upkeep::judge_clock(before, theirs, SystemTime::now())]));
 
-    let usable = examiner.may_use_schema().await?;
-    if !usable {
-        let finding = Finding::fail("schema", "this role may not use it");
-        report.note("schema", Ok(vec![finding.mend("run the doctor as the role that owns the schema")]));
+    if !examiner.may_use_schema().await? {
+        report.denied.push("schema");
         return Ok(());
     }
     let version = examiner.schema_version().await;
@@ -170,12 +181,14 @@ async fn examine_engine(examiner: &Examiner, common: &CommonSettings, report: &m
     destinations
 }
 
-fn unanswered(check: &'static str, error: &StoreError) -> Finding {
-    let text = chain(error);
-    let finding = Finding::fail(check, format!("this could not be found out: {text}"));
-    if text.contains("permission denied") {
-        finding.mend("run the doctor as the role that owns the schema")
-    } else {
-        finding
+/// One line for all that this role may not ask, and who may.
+async fn tell_denied(examiner: &Examiner, report: &mut Report) {
+    if report.denied.is_empty() {
+        return;
     }
+    let (me, owner) = examiner.roles().await.unwrap_or_else(|_| ("this role".to_owned(), None));
+    let text = format!("{me} may not look at all there is; not examined: {}", report.denied.join(", "));
+    let owner =
+        owner.map_or_else(|| "the role that owns the schema".to_owned(), |owner| format!("{owner}, which owns it"));
+    report.findings.push(Finding::warn("schema", text).mend(format!("run the doctor as {owner}")));
 }

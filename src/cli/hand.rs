@@ -5,6 +5,8 @@
 
 mod problem;
 
+use std::fmt::Display;
+
 use bytes::Bytes;
 use clap::Args;
 use http::{Method, Request};
@@ -176,6 +178,17 @@ impl Hand {
         }
         let record: Record = serde_json::from_slice(answer).map_err(HandError::Answer)?;
         print(&record.to_text())
+    }
+
+    /// What is there, shown.
+    pub async fn show_at(&self, path: &str) -> Result<(), CliError> {
+        self.show(&self.get(path).await?)
+    }
+
+    /// `what` says in the answer what it was.
+    pub async fn delete_one(&self, list: &str, what: &str, id: impl Display) -> Result<(), CliError> {
+        self.delete(&format!("{list}/{id}")).await?;
+        self.say("deleted", &id.to_string(), &format!("{what} {id} is deleted"))
     }
 
     /// What has no body to be shown.

@@ -31,9 +31,9 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct One {
+pub(super) struct One {
     /// The message's id, such as 42-1017
-    id: MessageId,
+    pub id: MessageId,
 }
 
 #[derive(Debug, Args)]
@@ -97,11 +97,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::List(with) => with_hand(with.reach, async |hand| list(hand, &with.what).await).await,
         Command::Show(with) => {
             let path = format!("/v1/messages/{}", with.what.id);
-            with_hand(with.reach, async |hand| hand.show(&hand.get(&path).await?)).await
+            with_hand(with.reach, async |hand| hand.show_at(&path).await).await
         }
         Command::Attempts(with) => with_hand(with.reach, async |hand| attempts(hand, with.what.id).await).await,
         Command::Post(with) => with_hand(with.reach, async |hand| post(hand, &with.what).await).await,
-        Command::Delete(with) => with_hand(with.reach, async |hand| delete(hand, with.what.id).await).await,
+        Command::Delete(with) => {
+            with_hand(with.reach, async |hand| hand.delete_one("/v1/messages", "message", with.what.id).await).await
+        }
     }
 }
 
@@ -148,10 +150,4 @@ async fn post(hand: &Hand, what: &PostArguments) -> Result<(), CliError> {
     let body = serde_json::to_string(&message).map_err(HandError::Answer)?;
     let answer = hand.post("/v1/messages", what.idempotency_key.as_deref(), body).await?;
     hand.show(&answer)
-}
-
-async fn delete(hand: &Hand, id: MessageId) -> Result<(), CliError> {
-    hand.delete(&format!("/v1/messages/{id}")).await?;
-    let id = id.to_string();
-    hand.say("deleted", &id, &format!("message {id} is deleted"))
 }

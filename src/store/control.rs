@@ -15,6 +15,8 @@ use crate::domain::{DestinationId, Sequence};
 
 /// A look at the answer that began in time may end after it.
 const LAST_LOOK: Duration = Duration::from_millis(300);
+/// What came before, or comes after, may have to wait for a queue's lock for up to 2 s.
+const PATIENCE_BESIDE_A_LOCK: Duration = Duration::from_millis(2_500);
 /// A purge of millions goes in pieces.
 const PURGE_PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -72,7 +74,12 @@ impl Control {
     }
 
     fn patience(self) -> Duration {
-        if self == Control::Purge { PURGE_PATIENCE } else { PATIENCE }
+        match self {
+            Control::Purge => PURGE_PATIENCE,
+            // Resume writes to `queues`, and a reload follows a change that did.
+            Control::Resume | Control::Reload => PATIENCE_BESIDE_A_LOCK,
+            Control::Pause | Control::Skip(_) | Control::RetryNow(_) | Control::DeleteMessage(_) => PATIENCE,
+        }
     }
 }
 
@@ -147,8 +154,8 @@ impl Store {
     ///
     /// Whoever serves it is asked to give it away (what it has in flight is aborted).
     pub async fn remove_destination(&self, id: DestinationId, tenant: Option<&str>) -> Result<(), ControlError> {
-        let deadline = Instant::now() + PATIENCE;
-        give_up(deadline, self.remove_until(deadline, id, tenant)).await
+        let now = Instant::now();
+        give_up(now + PATIENCE, self.remove_until(now + PATIENCE_BESIDE_A_LOCK, id, tenant)).await
     }
 
     async fn remove_until(

@@ -23,6 +23,7 @@ mod line;
 
 use self::line::Line;
 use super::bell::Bell;
+use super::once::Twins;
 use super::{Store, StoreError};
 use crate::broken::{self, Broken};
 use crate::domain::{DestinationId, MessageId, NewMessage, Sequence};
@@ -37,6 +38,9 @@ const PATIENCE: Duration = Duration::from_millis(2_000);
 /// So long a request waits for its answer. One that arrived behind a transaction that hangs would otherwise
 /// wait for that one and then for its own.
 const ANSWER_WITHIN: Duration = Duration::from_millis(4_700);
+/// Between two tries of a lock that is not waited for; doubles.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 /// So many connections may wait for locks that others hold; the rest of the pool is for who need not wait (G5).
 const WAITERS: usize = 4;
 
@@ -77,19 +81,40 @@ pub enum Rejection {
     Full,
 }
 
-type Answer = Result<Vec<Queued>, EnqueueError>;
+pub(super) type Answer = Result<Vec<Queued>, EnqueueError>;
 
-struct Post {
-    since: Instant,
-    tenant: Option<String>,
-    messages: Vec<NewMessage>,
+pub(super) struct Post {
+    pub(super) since: Instant,
+    pub(super) tenant: Option<String>,
+    pub(super) messages: Vec<NewMessage>,
+    /// Written by itself, once.
+    pub(super) key: Option<IdempotencyKey>,
     answer: oneshot::Sender<Answer>,
 }
 
 /// A request's end, or the destination whose lock it has to wait for.
-enum Verdict {
+pub(super) enum Verdict {
     Ended(Answer),
     Locked(i64),
+}
+
+/// On whose behalf posts are written: of the one task that looks after a locked destination.
+#[derive(Clone, Copy)]
+pub(super) struct Apart {
+    destination: i64,
+    /// It may wait for the lock.
+    waits: bool,
+}
+
+impl Apart {
+    /// What the functions are told to wait for.
+    pub(super) fn wait_for(self) -> Option<i64> {
+        self.waits.then_some(self.destination)
+    }
+
+    pub(super) fn is_about(apart: Option<Apart>, destination: i64) -> bool {
+        apart.is_some_and(|apart| apart.destination == destination)
+    }
 }
 
 /// Queues messages for all handlers of a process. Cheap to clone.
@@ -99,10 +124,11 @@ pub struct Enqueuer {
     writer: Arc<Writer>,
 }
 
-struct Writer {
-    store: Store,
-    accepted: AtomicU64,
-    bell: Bell,
+pub(super) struct Writer {
+    pub(super) store: Store,
+    pub(super) accepted: AtomicU64,
+    pub(super) bell: Bell,
+    pub(super) twins: Twins,
     /// For each destination that somebody locks: the posts that wait for the one task that waits for it.
     waiting: Mutex<HashMap<i64, Vec<Post>>>,
     waiters: Semaphore,
@@ -115,6 +141,7 @@ impl Enqueuer {
         let writer = Arc::new(Writer {
             store,
             bell,
+            twins: Twins::default(),
             waiting: Mutex::default(),
             waiters: Semaphore::new(WAITERS),
             accepted: AtomicU64::new(0),
@@ -126,80 +153,20 @@ impl Enqueuer {
 
     /// All of the messages or none, in their order. `tenant`: only its destinations are known.
     pub async fn enqueue(&self, tenant: Option<&str>, messages: Vec<NewMessage>) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        let since = Instant::now();
-        let post = Post { since, tenant: tenant.map(str::to_owned), messages, answer };
-        let stopping = || EnqueueError::Store(StoreError::Unreachable("the process is stopping".into()));
-        let ending = async {
+        let (post, answered) = Post::new(tenant, None, messages);
+        in_time(post.since, async {
             self.posts.send(post).await.map_err(|_| stopping())?;
             answered.await.map_err(|_| stopping())?
-        };
-        match timeout_at(since + ANSWER_WITHIN, ending).await {
-            Ok(ended) => ended,
-            Err(elapsed) => Err(StoreError::Unreachable(Box::new(elapsed)).into()),
-        }
+        })
+        .await
     }
 
     /// The same under an idempotency key: within 24 hours the same key and body get the first answer again.
     pub async fn enqueue_once(&self, tenant: Option<&str>, key: IdempotencyKey, messages: Vec<NewMessage>) -> Answer {
-        let since = Instant::now();
-        let deadline = since + PATIENCE;
-        let mut wait_for = None;
-        loop {
-            let _waiter = match wait_for {
-                None => None,
-                Some(_) => Some(self.writer.waiter(deadline).await.ok_or_else(too_long)?),
-            };
-            let columns = Columns::of([messages.as_slice()]);
-            let rows = self
-                .writer
-                .store
-                .query_within(
-                    ANSWER_WITHIN.saturating_sub(since.elapsed()),
-                    "select status, sequence, created_at, expires_at
-                     from orderly.enqueue_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                    &[
-                        (&tenant, Type::TEXT),
-                        (&key.path, Type::TEXT),
-                        (&key.key, Type::TEXT),
-                        (&key.body_hash, Type::BYTEA),
-                        (&columns.destinations, Type::INT8_ARRAY),
-                        (&columns.payloads, Type::BYTEA_ARRAY),
-                        (&columns.content_types, Type::TEXT_ARRAY),
-                        (&columns.headers, Type::TEXT_ARRAY),
-                        (&columns.ttls, Type::INT4_ARRAY),
-                        (&wait_for, Type::INT8),
-                    ],
-                )
-                .await;
-            let verdict = match rows {
-                Ok(rows) => judge(
-                    &messages,
-                    rows.iter().map(|row| Item {
-                        status: row.get(0),
-                        sequence: row.get(1),
-                        created_at: row.get(2),
-                        expires_at: row.get(3),
-                    }),
-                ),
-                Err(error @ StoreError::Unreachable(_)) => {
-                    self.writer.bell.ring(columns.destinations);
-                    return Err(error.into());
-                }
-                Err(error) => return Err(error.into()),
-            };
-            match verdict {
-                Verdict::Ended(answer) => {
-                    if answer.is_ok() {
-                        self.writer.accepted.fetch_add(messages.len() as u64, Ordering::Relaxed);
-                        self.writer.bell.ring(columns.destinations);
-                    }
-                    return answer;
-                }
-                Verdict::Locked(_) if Instant::now() >= deadline => return Err(too_long()),
-                Verdict::Locked(destination) => wait_for = Some(destination),
-            }
-        }
+        let (post, answered) = Post::new(tenant, Some(key), messages);
+        let since = post.since;
+        self.writer.begin_once(post);
+        in_time(since, async { answered.await.map_err(|_| stopping())? }).await
     }
 
     /// After the token given at the start: returns when the last bell has been rung. Without it a process
@@ -219,8 +186,19 @@ impl Enqueuer {
     }
 }
 
-fn too_long() -> EnqueueError {
+pub(super) fn too_long() -> EnqueueError {
     EnqueueError::Store(StoreError::Unreachable("another transaction holds the destination's queue".into()))
+}
+
+fn stopping() -> EnqueueError {
+    EnqueueError::Store(StoreError::Unreachable("the process is stopping".into()))
+}
+
+async fn in_time(since: Instant, ending: impl Future<Output = Answer>) -> Answer {
+    match timeout_at(since + ANSWER_WITHIN, ending).await {
+        Ok(ended) => ended,
+        Err(elapsed) => Err(StoreError::Unreachable(Box::new(elapsed)).into()),
+    }
 }
 
 /// The writers' loop: each transaction takes all that came meanwhile.
@@ -271,8 +249,22 @@ async fn write_posts(writer: Arc<Writer>, mut incoming: mpsc::Receiver<Post>, st
 }
 
 impl Post {
-    fn destinations(&self) -> impl Iterator<Item = i64> {
+    fn new(
+        tenant: Option<&str>,
+        key: Option<IdempotencyKey>,
+        messages: Vec<NewMessage>,
+    ) -> (Post, oneshot::Receiver<Answer>) {
+        let (answer, answered) = oneshot::channel();
+        (Post { since: Instant::now(), tenant: tenant.map(str::to_owned), messages, key, answer }, answered)
+    }
+
+    pub(super) fn destinations(&self) -> impl Iterator<Item = i64> {
         self.messages.iter().map(|message| message.destination.0)
+    }
+
+    /// Nobody there: the client hung up. What was queued stays queued.
+    pub(super) fn answer(self, answer: Answer) {
+        let _ = self.answer.send(answer);
     }
 
     fn bytes(&self) -> usize {
@@ -282,14 +274,14 @@ impl Post {
 
 impl Writer {
     /// Writes posts in one transaction, rings, answers them. Those that met a locked destination go to the
-    /// task that waits for it; `wait_for` is that task's own.
-    async fn write(self: &Arc<Self>, posts: Vec<Post>, wait_for: Option<i64>) -> Vec<Post> {
+    /// task that looks after it; on behalf of that task itself, they are given back.
+    async fn write(self: &Arc<Self>, posts: Vec<Post>, apart: Option<Apart>) -> Vec<Post> {
         let mut still_locked = Vec::new();
         let mut rung = Vec::new();
         if broken::is(Broken::BellBeforeCommit) {
             self.bell.ring(posts.iter().flat_map(|post| &post.messages).map(|message| message.destination.0));
         }
-        let judged = self.transact(posts, wait_for, &mut rung).await;
+        let judged = self.transact(posts, apart.and_then(Apart::wait_for), &mut rung).await;
         // Before the answers: a process that ends once it has them waits for the bells that are pending then.
         if !rung.is_empty() && !broken::is(Broken::BellBeforeCommit) {
             self.accepted.fetch_add(rung.len() as u64, Ordering::Relaxed);
@@ -297,11 +289,8 @@ impl Writer {
         }
         for (post, verdict) in judged {
             match verdict {
-                Verdict::Ended(answer) => {
-                    // Nobody there: the client hung up. The messages stay queued.
-                    let _ = post.answer.send(answer);
-                }
-                Verdict::Locked(destination) if wait_for == Some(destination) => still_locked.push(post),
+                Verdict::Ended(answer) => post.answer(answer),
+                Verdict::Locked(destination) if Apart::is_about(apart, destination) => still_locked.push(post),
                 Verdict::Locked(destination) => self.wait_apart(destination, post),
             }
         }
@@ -372,7 +361,8 @@ impl Writer {
         let tenants: Vec<Option<&str>> =
             posts.iter().flat_map(|post| std::iter::repeat_n(post.tenant.as_deref(), post.messages.len())).collect();
         // Each destination once, with the tenant whose it must be; `owners` stays out if two posts differ.
-        let mut wanted: Vec<(i64, Option<&str>)> = columns.destinations.iter().copied().zip(tenants.iter().copied()).collect();
+        let mut wanted: Vec<(i64, Option<&str>)> =
+            columns.destinations.iter().copied().zip(tenants.iter().copied()).collect();
         wanted.sort_unstable();
         wanted.dedup();
         let agree = wanted.windows(2).all(|pair| pair[0].0 != pair[1].0);
@@ -400,13 +390,34 @@ impl Writer {
         rows.into_iter().next().ok_or_else(|| StoreError::Corrupt("enqueue answered nothing".to_owned()))
     }
 
+    /// Writes what waits for one destination; gives back what still does. What has a key goes one by one.
+    async fn write_apart(self: &Arc<Self>, posts: Vec<Post>, apart: Apart) -> Vec<Post> {
+        let (keyed, plain): (Vec<_>, Vec<_>) = posts.into_iter().partition(|post| post.key.is_some());
+        let mut locked = if plain.is_empty() { Vec::new() } else { self.write(plain, Some(apart)).await };
+        for post in keyed {
+            if locked.is_empty() {
+                locked.extend(self.write_once(post, Some(apart)).await);
+            } else {
+                locked.push(post);
+            }
+        }
+        locked
+    }
+
+    fn end(self: &Arc<Self>, post: Post, answer: Answer) {
+        match post.key {
+            Some(_) => self.end_once(post, answer),
+            None => post.answer(answer),
+        }
+    }
+
     /// The right to wait for a lock on a connection; `None`: it was not to be had by then.
     async fn waiter(&self, by: Instant) -> Option<SemaphorePermit<'_>> {
         tokio::time::timeout_at(by, self.waiters.acquire()).await.ok()?.ok()
     }
 
-    /// One task and one connection for each locked destination, carrying all its waiting posts.
-    fn wait_apart(self: &Arc<Self>, destination: i64, post: Post) {
+    /// One task and at most one connection for each locked destination, carrying all its waiting posts.
+    pub(super) fn wait_apart(self: &Arc<Self>, destination: i64, post: Post) {
         let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match waiting.entry(destination) {
             Entry::Occupied(mut posts) => posts.get_mut().push(post),
@@ -435,11 +446,12 @@ impl Writer {
 
 async fn wait_for_lock(writer: Arc<Writer>, destination: i64) {
     let mut held: Vec<Post> = Vec::new();
+    let mut pause = FIRST_PAUSE;
     loop {
         held.extend(writer.take_waiting(destination));
         let (due, rest): (Vec<_>, Vec<_>) = held.into_iter().partition(|post| post.since.elapsed() >= PATIENCE);
         for post in due {
-            let _ = post.answer.send(Err(too_long()));
+            writer.end(post, Err(too_long()));
         }
         held = rest;
         let Some(oldest) = held.iter().map(|post| post.since).min() else {
@@ -448,25 +460,26 @@ async fn wait_for_lock(writer: Arc<Writer>, destination: i64) {
             }
             continue;
         };
-        // Without the right to wait the oldest are due by now.
-        if let Some(_waiter) = writer.waiter(oldest + PATIENCE).await {
-            held = Box::pin(writer.write(held, Some(destination))).await;
-        }
+        // A lock held for an instant must not be waited for behind those held for long: as long as nobody else may
+        // wait, it is tried again and again.
+        let waiter = writer.waiter((Instant::now() + pause).min(oldest + PATIENCE)).await;
+        pause = if waiter.is_some() { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        held = Box::pin(writer.write_apart(held, Apart { destination, waits: waiter.is_some() })).await;
     }
 }
 
 /// Messages as the arrays that the functions take.
-struct Columns<'a> {
+pub(super) struct Columns<'a> {
     groups: Vec<i32>,
-    destinations: Vec<i64>,
-    payloads: Vec<&'a [u8]>,
-    content_types: Vec<&'a str>,
-    headers: Vec<Option<String>>,
-    ttls: Vec<i32>,
+    pub(super) destinations: Vec<i64>,
+    pub(super) payloads: Vec<&'a [u8]>,
+    pub(super) content_types: Vec<&'a str>,
+    pub(super) headers: Vec<Option<String>>,
+    pub(super) ttls: Vec<i32>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(requests: impl IntoIterator<Item = &'a [NewMessage]>) -> Columns<'a> {
+    pub(super) fn of(requests: impl IntoIterator<Item = &'a [NewMessage]>) -> Columns<'a> {
         let mut columns = Columns {
             groups: Vec::new(),
             destinations: Vec::new(),
@@ -490,15 +503,15 @@ impl<'a> Columns<'a> {
 }
 
 /// One item's part of what the functions answer.
-struct Item<'a> {
-    status: &'a str,
-    sequence: Option<i64>,
-    created_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
+pub(super) struct Item<'a> {
+    pub status: &'a str,
+    pub sequence: Option<i64>,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
 }
 
 /// What became of one request's items.
-fn judge<'a>(messages: &[NewMessage], items: impl Iterator<Item = Item<'a>>) -> Verdict {
+pub(super) fn judge<'a>(messages: &[NewMessage], items: impl Iterator<Item = Item<'a>>) -> Verdict {
     let rejected = |index, reason| Verdict::Ended(Err(EnqueueError::Rejected { index, reason }));
     let corrupt = |text: String| Verdict::Ended(Err(StoreError::Corrupt(text).into()));
     let mut queued = Vec::with_capacity(messages.len());

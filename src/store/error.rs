@@ -36,6 +36,11 @@ impl StoreError {
         self.sql_state() == Some(&SqlState::OUT_OF_MEMORY)
     }
 
+    /// The role that asks has not the right to.
+    pub fn is_denied(&self) -> bool {
+        self.sql_state() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+    }
+
     /// It passes by itself or when an operator makes room: a full disk, a lock, a lack of memory.
     pub fn is_passing(&self) -> bool {
         matches!(self, StoreError::Unreachable(_) | StoreError::Busy(_))

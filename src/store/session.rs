@@ -5,6 +5,8 @@
 //! pipelined acknowledgement would report success before its commit. The aide reads ahead and answers
 //! pings, so that neither waits behind the other; the watch waits for a peer's death. All three end together.
 
+mod lane;
+
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -12,15 +14,15 @@ use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio_postgres::{Client, Row, Statement};
-use url::Url;
+use tokio_postgres::{Client, Statement};
 
+use self::lane::millis;
+pub(super) use self::lane::read_lane;
+pub use self::lane::{Acknowledgement, Claimed, Ending, HeadState, LaneStart, Read, Release};
 use super::connect::{Connector, Dedicated, Socket};
 use super::{Sealer, StoreError};
 use crate::broken::{self, Broken};
-use crate::domain::{
-    DestinationId, DestinationState, Headers, HmacSecret, Message, OnExhausted, Policy, RetryPolicy, Sequence, WorkerId,
-};
+use crate::domain::{DestinationId, Headers, Message, Sequence, WorkerId};
 
 /// Settings of a session: plans by index whatever the statistics say; it never waits long for a lock; the
 /// server notices in 11 s that our host is gone, and within half a second that our process is.
@@ -96,86 +98,6 @@ pub enum Watched {
     Alive,
     Alone,
     Gone(WorkerId),
-}
-
-/// What came of asking for one destination.
-#[derive(Debug)]
-pub enum Claimed {
-    Lane(Box<LaneStart>),
-    /// Served by another worker.
-    Owned(WorkerId),
-    /// Paused, held or disabled (`None`), or waiting for a retry.
-    Dormant(Option<Duration>),
-    /// Locked for an instant by somebody who owns nothing.
-    Busy,
-    Gone,
-    /// Claimed, and then of no use: what is stored of it cannot be read. It is to be released.
-    Unreadable,
-}
-
-/// What a lane must know of its destination.
-#[derive(Debug)]
-pub struct LaneStart {
-    pub destination: DestinationId,
-    pub epoch: i64,
-    pub floor: Sequence,
-    pub last_delivered: Sequence,
-    /// Ended other than by delivery: the last sequence of each run, and how many.
-    pub skips: Vec<(i64, i64)>,
-    pub head: Option<HeadState>,
-    pub held: bool,
-    pub state: DestinationState,
-    pub policy: Policy,
-    /// A client's request waits for the holder.
-    pub asked: bool,
-}
-
-#[derive(Debug, Clone)]
-pub struct HeadState {
-    pub sequence: Sequence,
-    /// Failed tries so far.
-    pub attempts: u32,
-    pub wait: Duration,
-}
-
-/// One message read ahead.
-#[derive(Debug)]
-pub struct Read {
-    /// Which of the wants it answers, from 0.
-    pub want: usize,
-    pub message: Message,
-    /// Negative: it has expired.
-    pub expires_in_ms: i64,
-}
-
-/// The end of one try, or of a message that was not tried.
-#[derive(Debug, Clone)]
-pub struct Acknowledgement {
-    pub destination: DestinationId,
-    pub sequence: Sequence,
-    pub number: u32,
-    pub ending: Ending,
-    pub status_code: Option<u16>,
-    pub error: Option<String>,
-    pub duration: Duration,
-    pub response: Bytes,
-    /// Entries of `skips` below it are to go.
-    pub prune_skips: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    Delivered,
-    Retry { after: Duration },
-    Exhausted,
-    Held,
-    Expired,
-}
-
-impl Acknowledgement {
-    fn plain(&self) -> bool {
-        self.ending == Ending::Delivered && self.number == 1 && !self.prune_skips
-    }
 }
 
 /// Milliseconds of a clock that also runs while the machine is suspended (`Instant` may not).
@@ -395,7 +317,7 @@ impl Session {
                 Ending::Delivered | Ending::Exhausted | Ending::Held | Ending::Expired => 0,
             })
             .collect();
-        let plain = items.iter().all(Acknowledgement::plain);
+        let plain = items.iter().all(Acknowledgement::is_plain);
         let acknowledging = if broken::is(Broken::PoolAcknowledges) { &self.aide } else { &self.client };
         let row = self
             .timed(acknowledging.query_one(
@@ -427,14 +349,18 @@ impl Session {
     }
 
     /// Writes what lanes know; unless `keep`, gives the ownership up. Those that were ours.
-    pub async fn release(&self, lanes: &[(DestinationId, Sequence, Sequence)], keep: bool) -> Result<(), StoreError> {
-        let ids: Vec<i64> = lanes.iter().map(|lane| lane.0.0).collect();
-        let floors: Vec<i64> = lanes.iter().map(|lane| lane.1.0).collect();
-        let delivered: Vec<i64> = lanes.iter().map(|lane| lane.2.0).collect();
-        self.timed(
-            self.client
-                .query("select orderly.release($1, $2, $3, $4, $5)", &[&self.me.0, &ids, &floors, &delivered, &keep]),
-        )
+    pub async fn release(&self, lanes: &[Release], keep: bool) -> Result<(), StoreError> {
+        let ids: Vec<i64> = lanes.iter().map(|lane| lane.destination.0).collect();
+        let floors: Vec<i64> = lanes.iter().map(|lane| lane.floor.0).collect();
+        let delivered: Vec<i64> = lanes.iter().map(|lane| lane.last_delivered.0).collect();
+        let started: Vec<Option<i64>> = lanes
+            .iter()
+            .map(|lane| lane.last_start.map(|at| i64::try_from(at.elapsed().as_millis()).unwrap_or(i64::MAX)))
+            .collect();
+        self.timed(self.client.query(
+            "select orderly.release($1, $2, $3, $4, $5, $6)",
+            &[&self.me.0, &ids, &floors, &delivered, &started, &keep],
+        ))
         .await
         .map(drop)
     }
@@ -526,53 +452,6 @@ impl Session {
     }
 }
 
-/// A row of `orderly.lanes`.
-pub(super) fn read_lane(sealer: &Sealer, row: &Row) -> Result<LaneStart, StoreError> {
-    let destination = DestinationId(row.get("destination_id"));
-    let corrupt = |what: &str, why: String| StoreError::Corrupt(format!("destination {destination}: {what}: {why}"));
-    let url = Url::parse(row.get("url")).map_err(|error| corrupt("url", error.to_string()))?;
-    let headers = sealer.open(row.get("headers")).map_err(|error| corrupt("headers", error.to_string()))?;
-    let headers = serde_json::from_slice(&headers).map_err(|error| corrupt("headers", error.to_string()))?;
-    let hmac_secret = match row.get::<_, Option<&[u8]>>("hmac_secret") {
-        Some(sealed) => {
-            Some(HmacSecret(sealer.open(sealed).map_err(|error| corrupt("hmac secret", error.to_string()))?))
-        }
-        None => None,
-    };
-    let retry = row.get::<_, Option<i32>>("max_retries").map(|max_retries| RetryPolicy {
-        max_retries: max_retries.unsigned_abs(),
-        delay: Duration::try_from_secs_f64(row.get("delay_seconds")).unwrap_or_default(),
-        backoff: row.get("backoff"),
-    });
-    let sequences: Vec<i64> = row.get("skip_sequences");
-    let counts: Vec<i64> = row.get("skip_counts");
-    Ok(LaneStart {
-        destination,
-        epoch: row.get("epoch"),
-        floor: Sequence(row.get("floor")),
-        last_delivered: Sequence(row.get("last_delivered")),
-        skips: sequences.into_iter().zip(counts).collect(),
-        head: row.get::<_, Option<i64>>("head_sequence").map(|sequence| HeadState {
-            sequence: Sequence(sequence),
-            attempts: row.get::<_, i32>("head_attempts").unsigned_abs(),
-            wait: millis(row.get::<_, Option<i64>>("head_wait_ms").unwrap_or(0)),
-        }),
-        held: row.get("held"),
-        state: DestinationState::from_name(row.get("state")).ok_or_else(|| corrupt("state", "unknown".to_owned()))?,
-        policy: Policy {
-            url,
-            headers: Headers::from_stored(headers),
-            on_exhausted: OnExhausted::from_name(row.get("on_exhausted"))
-                .ok_or_else(|| corrupt("on_exhausted", "unknown".to_owned()))?,
-            retry,
-            timeout: Duration::try_from_secs_f64(row.get("timeout_seconds")).unwrap_or(Duration::from_secs(30)),
-            max_per_second: row.get("max_per_second"),
-            hmac_secret,
-        },
-        asked: row.get("asked"),
-    })
-}
-
 /// Notifications must come back to who listens; behind a transaction pooler they do not.
 async fn hear_oneself(
     listener: &Client,
@@ -602,8 +481,4 @@ async fn hear_oneself(
             }
         }
     }
-}
-
-fn millis(ms: i64) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }

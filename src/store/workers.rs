@@ -7,6 +7,9 @@ use tokio_postgres::types::Type;
 use super::{Store, StoreError};
 use crate::domain::{DestinationId, WorkerId};
 
+/// Messages that are ended in one transaction.
+const EXPIRED_AT_ONCE: i32 = 2_000;
+
 /// A worker as the others see it.
 #[derive(Debug, Clone)]
 pub struct Member {
@@ -59,22 +62,30 @@ impl Store {
         Ok(rows.iter().map(|row| DestinationId(row.get(0))).collect())
     }
 
-    /// Messages that no bell told of, and the end of what expired where nobody serves.
-    pub async fn sweep(&self, after: Duration) -> Result<Vec<DestinationId>, StoreError> {
+    /// Messages that no bell told of; and ends a piece of what expired where nobody serves: true, there may be more.
+    pub async fn sweep(&self, after: Duration) -> Result<(Vec<DestinationId>, bool), StoreError> {
         let rows = self
             .query_within(
                 Duration::from_secs(30),
-                "select array(select orderly.sweep($1)), orderly.expire_unserved(2000)",
-                &[(&after.as_secs_f64(), Type::FLOAT8)],
+                "select array(select orderly.sweep($1)), orderly.expire_unserved($2)",
+                &[(&after.as_secs_f64(), Type::FLOAT8), (&EXPIRED_AT_ONCE, Type::INT4)],
             )
             .await?;
-        Ok(rows
-            .first()
-            .map(|row| row.get::<_, Vec<i64>>(0))
-            .unwrap_or_default()
-            .into_iter()
-            .map(DestinationId)
-            .collect())
+        let Some(row) = rows.first() else { return Ok((Vec::new(), false)) };
+        let found = row.get::<_, Vec<i64>>(0).into_iter().map(DestinationId).collect();
+        Ok((found, row.get::<_, i64>(1) >= i64::from(EXPIRED_AT_ONCE)))
+    }
+
+    /// A further piece of what expired where nobody serves; whether there may be more.
+    pub async fn expire_unserved(&self) -> Result<bool, StoreError> {
+        let rows = self
+            .query_within(
+                Duration::from_secs(30),
+                "select orderly.expire_unserved($1)",
+                &[(&EXPIRED_AT_ONCE, Type::INT4)],
+            )
+            .await?;
+        Ok(rows.first().is_some_and(|row| row.get::<_, i64>(0) >= i64::from(EXPIRED_AT_ONCE)))
     }
 
     pub async fn end_session(&self, worker: WorkerId) -> Result<bool, StoreError> {

@@ -8,16 +8,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{DestinationId, Sequence};
-use crate::store::session::{Claimed, Session};
+use crate::domain::DestinationId;
+use crate::store::session::{Claimed, Release, Session};
 
 /// Locks survive an error; so many can be compared and undone.
 const CLAIMS: usize = 100;
 
 pub enum Order {
     Claim(DestinationId),
-    /// With its floor and what it last delivered.
-    Release(DestinationId, Sequence, Sequence),
+    Release(Release),
     /// Unlock all but these.
     UnlockStrays(Vec<DestinationId>),
 }
@@ -47,7 +46,7 @@ pub async fn run(
         for order in batch.drain(..) {
             match order {
                 Order::Claim(id) => claims.push(id.0),
-                Order::Release(id, floor, delivered) => releases.push((id, floor, delivered)),
+                Order::Release(release) => releases.push(release),
                 Order::UnlockStrays(held) => strays = Some(held),
             }
         }
@@ -92,11 +91,7 @@ pub async fn run(
 }
 
 /// Writes until it succeeded, and only then unlocks. False: the session is lost, and its locks with it.
-async fn release(
-    session: &Session,
-    lanes: &[(DestinationId, Sequence, Sequence)],
-    reports: &mpsc::UnboundedSender<Report>,
-) -> bool {
+async fn release(session: &Session, lanes: &[Release], reports: &mpsc::UnboundedSender<Report>) -> bool {
     let mut pause = Duration::from_millis(50);
     while let Err(error) = session.release(lanes, false).await {
         if session.is_closed() {
@@ -106,12 +101,12 @@ async fn release(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));
     }
-    let ids: Vec<i64> = lanes.iter().map(|lane| lane.0.0).collect();
+    let ids: Vec<i64> = lanes.iter().map(|lane| lane.destination.0).collect();
     if session.unlock(&ids).await.is_err() {
         return false;
     }
     for lane in lanes {
-        let _ = reports.send(Report::Released(lane.0));
+        let _ = reports.send(Report::Released(lane.destination));
     }
     true
 }

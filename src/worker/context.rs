@@ -12,9 +12,9 @@ use super::feed::Feed;
 use super::pace::Pace;
 use crate::broken::{self, Broken};
 use crate::delivery::DeliveryClient;
-use crate::domain::{DestinationId, RetryPolicy, Sequence};
+use crate::domain::{DestinationId, RetryPolicy};
 use crate::store::Store;
-use crate::store::session::Session;
+use crate::store::session::{Release, Session};
 
 /// Before a send, the last answered question must have been asked less than this ago. The server lets the
 /// locks of a host that is gone go after 11 s, and no peer is judged dead sooner.
@@ -78,8 +78,8 @@ impl Context {
     }
 
     /// What a release would write, while the destination is kept.
-    pub async fn checkpoint(&self, destination: DestinationId, floor: Sequence, delivered: Sequence) {
-        if let Err(error) = self.session.release(&[(destination, floor, delivered)], true).await {
+    pub async fn checkpoint(&self, release: Release) {
+        if let Err(error) = self.session.release(&[release], true).await {
             tracing::debug!(error = crate::store::chain(&error), "no checkpoint written");
         }
     }

@@ -21,8 +21,10 @@ use crate::broken::{self, Broken};
 use crate::delivery::{Meta, Target};
 use crate::domain::{DestinationId, DestinationState, FailureKind, MessageId, Outcome, Policy, Sequence};
 use crate::store::StoreError;
-use crate::store::session::{Acknowledgement, Ending, LaneStart};
+use crate::store::session::{Acknowledgement, Ending, LaneStart, Release};
 
+/// No pace makes a message wait for longer than it lives.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
 /// A wait longer than this gives the destination back.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -46,10 +48,8 @@ pub enum End {
 /// A lane's last words.
 #[derive(Debug)]
 pub struct Ended {
-    pub destination: DestinationId,
     pub end: End,
-    pub floor: Sequence,
-    pub last_delivered: Sequence,
+    pub release: Release,
 }
 
 /// How the scheduler speaks to a lane.
@@ -105,8 +105,8 @@ pub struct Lane {
     /// Of the head, when it failed before: which, how often, and when it may be tried again.
     failed: Option<(Sequence, u32, Instant)>,
     ahead: VecDeque<Ahead>,
-    /// By `max_per_second`.
-    next_start: Instant,
+    /// When its last request started, as far as is known: for `max_per_second`.
+    last_start: Option<Instant>,
     /// The last try timed out: the next starts in the second budget.
     suspect: bool,
 }
@@ -125,7 +125,7 @@ impl Lane {
             handle.signal(ASKED);
         }
         let target = Arc::new(context.client.target(&start.policy));
-        let mut lane = Lane {
+        Lane {
             context,
             handle,
             destination: start.destination,
@@ -138,13 +138,10 @@ impl Lane {
             skips: start.skips,
             failed: start.head.map(|head| (head.sequence, head.attempts, now + head.wait)),
             ahead: VecDeque::new(),
-            next_start: now,
+            last_start: start.since_start.and_then(|since| now.checked_sub(since)),
             suspect: false,
             policy: start.policy,
-        };
-        // Whoever had it before may have sent just now.
-        lane.next_start = now + lane.interval();
-        lane
+        }
     }
 
     /// Ends only between two requests, or when the session is lost (then it is dropped).
@@ -153,7 +150,16 @@ impl Lane {
             Ok(end) => end,
             Err(Lost) => End::Lost,
         };
-        Ended { destination: self.destination, end, floor: self.floor, last_delivered: self.last_delivered }
+        Ended { end, release: self.release() }
+    }
+
+    fn release(&self) -> Release {
+        Release {
+            destination: self.destination,
+            floor: self.floor,
+            last_delivered: self.last_delivered,
+            last_start: self.last_start,
+        }
     }
 
     async fn serve(&mut self) -> Result<End, Lost> {
@@ -183,8 +189,7 @@ impl Lane {
                 // At its expiry it ends, whatever it waits for.
                 let until = until.min(expires_at);
                 let wait = until.saturating_duration_since(Instant::now());
-                // Only a retry is remembered by the database: a pace that was given back would begin anew
-                // with each claim, and a slow one would never send.
+                // A pace keeps its lane: its intervals are short as a rule, and claims look for retries alone.
                 if wait > LONGEST_WAIT && self.is_far_off(sequence) && !self.context.stays {
                     return Ok(End::Dormant(Some(wait)));
                 }
@@ -227,7 +232,7 @@ impl Lane {
         }
         if self.context.stays {
             // Never given back: what a release would write is written, for whoever comes after a crash.
-            self.context.checkpoint(self.destination, self.floor, self.last_delivered).await;
+            self.context.checkpoint(self.release()).await;
             self.handle.wake.notified().await;
             return false;
         }
@@ -237,8 +242,7 @@ impl Lane {
     /// Until when the head may not be sent.
     fn wait_until(&self, head: Sequence) -> Option<Instant> {
         let retry_at = self.failed.filter(|(sequence, _, _)| *sequence == head).map(|(_, _, at)| at);
-        let at = retry_at.map_or(self.next_start, |at| at.max(self.next_start));
-        (at > Instant::now()).then_some(at)
+        retry_at.max(self.next_start()).filter(|at| *at > Instant::now())
     }
 
     /// Whether it has to be tried again, and not soon.
@@ -246,17 +250,20 @@ impl Lane {
         self.failed.is_some_and(|(sequence, _, at)| sequence == head && at > Instant::now() + LONGEST_WAIT)
     }
 
-    /// From one start to the next, by `max_per_second`.
-    fn interval(&self) -> Duration {
-        self.policy
-            .max_per_second
-            .map_or(Duration::ZERO, |max| Duration::try_from_secs_f64(1.0 / max).unwrap_or_default())
+    /// By `max_per_second`, from one start to the next; a message expires within a day.
+    fn next_start(&self) -> Option<Instant> {
+        let interval = Duration::try_from_secs_f64(1.0 / self.policy.max_per_second?).unwrap_or(Duration::MAX);
+        Some(self.last_start? + interval.min(LONGEST_INTERVAL))
     }
 
     /// Sends the head once and writes what came of it.
     async fn send(&mut self) -> Result<Option<End>, Lost> {
         let context = self.context.clone();
-        let mut permit = context.pace.enter(self.suspect).await;
+        let mut permit = tokio::select! {
+            permit = context.pace.enter(self.suspect) => permit,
+            // Others may hang for long, and clients ask meanwhile.
+            () = self.handle.wake.notified() => return Ok(None),
+        };
         if self.handle.has(ASKED | LEAVE) {
             // Came while it waited for its turn.
             return Ok(None);
@@ -279,7 +286,7 @@ impl Lane {
                 .sum(),
         };
         let started = Instant::now();
-        self.next_start = started + self.interval();
+        self.last_start = Some(started);
 
         let target = self.target.clone();
         let delivered = {
@@ -376,10 +383,28 @@ impl Lane {
                 destination.id = self.destination.0,
                 "the receiver answered 410: the destination is disabled"
             );
-            self.context.disable(self.destination).await;
-            return Ok(Some(End::Dormant(None)));
+            return self.disable(sequence).await.map(Some);
         }
         Ok(None)
+    }
+
+    /// Until the 410 is written down nothing may be sent; the head counts as in flight to who asks meanwhile.
+    async fn disable(&mut self, head: Sequence) -> Result<End, Lost> {
+        let (context, destination) = (self.context.clone(), self.destination);
+        let mut writing = tokio::spawn(async move { context.disable(destination).await });
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut writing => return Ok(End::Dormant(None)),
+                () = self.handle.wake.notified() => {
+                    if self.handle.take(ASKED)
+                        && let Some(end) = self.answer_requests(Some(head)).await?
+                    {
+                        return Ok(end);
+                    }
+                }
+            }
+        }
     }
 
     /// Ends the head, which nobody may want any more.

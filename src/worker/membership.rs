@@ -62,13 +62,15 @@ impl View {
 
     /// Rendezvous hashing: when a worker comes or goes, only its own share moves.
     pub fn preferred(&self, destination: DestinationId) -> Option<WorkerId> {
-        self.general().max_by_key(|worker| weight(*worker, destination))
+        self.of_kind(Kind::General).max_by_key(|worker| weight(*worker, destination))
     }
 
-    /// The one that does what one worker does for all: a general one, else a pinned one.
+    /// The one that does what one worker does for all: a general one, else a pinned one, else one that runs once.
     pub fn lowest(&self) -> Option<WorkerId> {
-        let pinned = || self.members.iter().find(|(_, kind)| **kind == Kind::Pinned).map(|(id, _)| *id);
-        self.general().next().or_else(pinned)
+        self.of_kind(Kind::General)
+            .next()
+            .or_else(|| self.of_kind(Kind::Pinned).next())
+            .or_else(|| self.of_kind(Kind::Once).next())
     }
 
     /// Whom `me` watches: the next in the ring of all.
@@ -77,8 +79,8 @@ impl View {
         after.or_else(|| self.members.iter().next()).map(|(id, _)| *id).filter(|id| *id != me)
     }
 
-    fn general(&self) -> impl Iterator<Item = WorkerId> + '_ {
-        self.members.iter().filter(|(_, kind)| **kind == Kind::General).map(|(id, _)| *id)
+    fn of_kind(&self, wanted: Kind) -> impl Iterator<Item = WorkerId> + '_ {
+        self.members.iter().filter(move |(_, kind)| **kind == wanted).map(|(id, _)| *id)
     }
 }
 
@@ -130,6 +132,8 @@ mod tests {
         assert_eq!(view.lowest(), Some(WorkerId(5)));
         view.insert(WorkerId(5), Kind::Draining);
         assert_eq!(view.lowest(), Some(WorkerId(4)), "a pinned one, when there is no other");
+        view.remove(WorkerId(4));
+        assert_eq!(view.lowest(), Some(WorkerId(1)), "and one that runs once, when it is alone");
         assert_eq!(super::View::default().preferred(DestinationId(1)), None);
     }
 }

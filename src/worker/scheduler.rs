@@ -23,8 +23,8 @@ use super::obstacles::Obstacles;
 use super::peers::{Gone, Peers};
 use super::survey::{News, Survey};
 use super::watch::Pulse;
-use crate::domain::{DestinationId, Sequence, WorkerId};
-use crate::store::session::{Claimed, LaneStart, Notifications};
+use crate::domain::{DestinationId, WorkerId};
+use crate::store::session::{Claimed, LaneStart, Notifications, Release};
 
 /// At the cap, a busy lane may be asked to make room after so long.
 const TURN: Duration = Duration::from_secs(1);
@@ -325,7 +325,7 @@ impl Scheduler {
                         self.obstacles.settle(id);
                         let then = After::Sleep(Some(UNREADABLE_PAUSE));
                         self.slots.insert(id, Slot::Releasing { news: false, then });
-                        let _ = self.wiring.orders.send(Order::Release(id, Sequence(0), Sequence(0)));
+                        let _ = self.wiring.orders.send(Order::Release(Release::nothing(id)));
                     }
                 }
                 self.take_waiting();
@@ -397,7 +397,9 @@ impl Scheduler {
             } else if self.peers.is_mine(id) || self.peers.kind == Kind::Once {
                 self.want(id);
             } else {
+                // Another one's by now, which may not know that there is something to do.
                 self.obstacles.settle(id);
+                self.wiring.pulse.ring(id);
             }
         }
     }
@@ -424,7 +426,7 @@ impl Scheduler {
     }
 
     fn end_lane(&mut self, ended: Ended, handle: &Handle) {
-        let id = ended.destination;
+        let id = ended.release.destination;
         // What came after the lane's last look is news for after the release.
         let heard = handle.has(BELL | ASKED);
         let (then, news) = match ended.end {
@@ -438,7 +440,7 @@ impl Scheduler {
             End::Dormant(wait) => (After::Sleep(wait), handle.has(ASKED)),
         };
         self.slots.insert(id, Slot::Releasing { news, then });
-        let _ = self.wiring.orders.send(Order::Release(id, ended.floor, ended.last_delivered));
+        let _ = self.wiring.orders.send(Order::Release(ended.release));
     }
 
     fn find_owned(&mut self, id: DestinationId, owner: WorkerId) {

@@ -18,6 +18,9 @@ const SWEEP_AGE: Duration = Duration::from_secs(4);
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
+/// Long work goes in pieces, and leaves the database to others in between.
+const BETWEEN_PIECES: Duration = Duration::from_millis(20);
+
 /// How long things are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Keeping {
@@ -76,15 +79,22 @@ async fn sweep_once(context: &Context, pulse: &Pulse) {
     if broken::is(Broken::BellBeforeCommit) {
         return;
     }
-    match context.store.sweep(SWEEP_AGE).await {
-        Ok(found) if found.is_empty() => {}
-        Ok(found) => {
+    let work = async {
+        let (found, mut more) = context.store.sweep(SWEEP_AGE).await?;
+        if !found.is_empty() {
             tracing::warn!(count = found.len(), "messages that no bell had told of were found");
             context.counters.count_swept(found.len());
             // The database is the truth: whatever a worker believes to stand in the way does not.
             found.into_iter().for_each(|id| pulse.wake(id));
         }
-        Err(error) => tracing::warn!(error = crate::store::chain(&error), "the sweep failed"),
+        while more {
+            tokio::time::sleep(BETWEEN_PIECES).await;
+            more = context.store.expire_unserved().await?;
+        }
+        Ok::<(), crate::store::StoreError>(())
+    };
+    if let Err(error) = work.await {
+        tracing::warn!(error = crate::store::chain(&error), "the sweep failed; it is tried again later");
     }
 }
 
@@ -93,10 +103,10 @@ async fn prune_all(context: &Context, keeping: Keeping) {
     let work = async {
         context.store.maintain_partitions(keeping.attempt_days).await?;
         while context.store.prune(keeping.attempt_days, keeping.letter_days, keeping.payload_hours).await? > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(BETWEEN_PIECES).await;
         }
         while context.store.remove_leftovers().await? > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(BETWEEN_PIECES).await;
         }
         Ok::<(), crate::store::StoreError>(())
     };

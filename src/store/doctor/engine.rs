@@ -73,6 +73,17 @@ impl Examiner {
         Ok(row.try_get(0)?)
     }
 
+    /// Who asks, and who owns the schema, if there is one.
+    pub async fn roles(&self) -> Result<(String, Option<String>), StoreError> {
+        let row = self
+            .row(
+                "select current_user::text,
+                        (select pg_get_userbyid(n.nspowner)::text from pg_namespace n where n.nspname = 'orderly')",
+            )
+            .await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+
     /// A worker holds the lock on its id as long as its session lives.
     pub async fn workers(&self) -> Result<Vec<Registered>, StoreError> {
         let rows = self

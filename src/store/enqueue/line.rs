@@ -86,14 +86,12 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use tokio::sync::oneshot;
-    use tokio::time::Instant;
 
     use super::super::Answer;
     use super::*;
     use crate::domain::{DestinationId, Headers, NewMessage};
 
     fn post(destinations: &[i64]) -> (Post, oneshot::Receiver<Answer>) {
-        let (answer, answered) = oneshot::channel();
         let message = |id: &i64| NewMessage {
             destination: DestinationId(*id),
             payload: bytes::Bytes::from_static(b"1"),
@@ -101,8 +99,7 @@ mod tests {
             headers: Headers::default(),
             ttl_seconds: 60,
         };
-        let messages = destinations.iter().map(message).collect();
-        (Post { since: Instant::now(), tenant: None, messages, answer }, answered)
+        Post::new(None, None, destinations.iter().map(message).collect())
     }
 
     fn destinations(posts: &[Post]) -> Vec<i64> {
@@ -130,7 +127,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_waits_for_what_it_meets() {
         let mut line = Line::default();
-        let (posts, _answers): (Vec<_>, Vec<_>) = [vec![7; 900], vec![7; 900], vec![8; 50]].iter().map(|ids| post(ids)).unzip();
+        let (posts, _answers): (Vec<_>, Vec<_>) =
+            [vec![7; 900], vec![7; 900], vec![8; 50]].iter().map(|ids| post(ids)).unzip();
         posts.into_iter().for_each(|post| line.push(post));
         assert_eq!(line.take().len(), 1);
         assert_eq!((line.ready(), line.len()), (1, 2));
