@@ -5,7 +5,9 @@ create function orderly.destination_lock(id bigint) returns bigint
     language sql immutable parallel safe return (79::bigint << 56) | id;
 create function orderly.worker_lock(id bigint) returns bigint
     language sql immutable parallel safe return (80::bigint << 56) | id;
--- 81 << 56 is the migrators'.
+-- 81 << 56 is the migrators'. Held by a worker's second connection, over which something is said each second.
+create function orderly.pulse_lock(id bigint) returns bigint
+    language sql immutable parallel safe return (83::bigint << 56) | id;
 create function orderly.idempotency_lock(name text) returns bigint
     language sql immutable parallel safe return (82::bigint << 56) | (hashtextextended(name, 0) & ((1::bigint << 56) - 1));
 

@@ -28,6 +28,7 @@ mod heads;
 mod interruptions;
 mod layering;
 mod letters;
+mod lost_host;
 mod migrations;
 mod pace;
 mod plans;
