@@ -38,6 +38,7 @@ mod receiver;
 mod receivers;
 mod retries;
 mod roles;
+mod rolling_restart;
 mod server;
 mod takeover;
 mod trials;
