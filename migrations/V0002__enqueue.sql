@@ -72,6 +72,10 @@ create function orderly.enqueue_batch(
 declare
     wanted bigint[] := array(select distinct d from unnest(destination_ids) d order by d);
     at timestamptz := clock_timestamp();
+    locked_ids bigint[];
+    locked_tenants text[];
+    locked_accepting boolean[];
+    locked_depths bigint[];
     statuses text[];
     given bigint[];
 begin
@@ -81,10 +85,15 @@ begin
         perform set_config('lock_timeout', '1s', true);
         perform from orderly.queues q where q.destination_id = wait_for for no key update;
     end if;
-    -- Bodies stay out of this: it sorts.
+    select array_agg(q.destination_id), array_agg(q.tenant), array_agg(q.accepting), array_agg(q.max_depth)
+    into locked_ids, locked_tenants, locked_accepting, locked_depths
+    from (select q.destination_id, q.tenant, q.accepting, q.max_depth from orderly.queues q
+          where q.destination_id = any (wanted) order by q.destination_id for no key update skip locked) q;
+    -- A statement of its own, whose snapshot is younger than the locks: one that is older would not count what
+    -- another process committed in between, and queue more than max_depth. Bodies stay out of this: it sorts.
     with locked as materialized (
-        select q.destination_id, q.tenant, q.accepting, q.max_depth from orderly.queues q
-        where q.destination_id = any (wanted) order by q.destination_id for no key update skip locked
+        select * from unnest(locked_ids, locked_tenants, locked_accepting, locked_depths)
+            as l (destination_id, tenant, accepting, max_depth)
     ), verdict as materialized (
         select i.n, i.grp,
                case
