@@ -40,5 +40,7 @@ mod retries;
 mod roles;
 mod rolling_restart;
 mod server;
+mod server_limits;
 mod takeover;
 mod trials;
+mod wakeups;

@@ -363,6 +363,8 @@ impl Scheduler {
                 match claimed {
                     Claimed::Lane(start) => {
                         self.busy.remove(&id);
+                        // After the lock table was full, back to the whole share, step by step.
+                        self.cap = (self.cap + 1).min(self.share());
                         self.start_lane(*start, news);
                         return;
                     }
@@ -610,8 +612,13 @@ impl Scheduler {
         }
     }
 
+    /// Of the locks that all workers together may hold.
+    fn share(&self) -> usize {
+        (self.lock_budget / self.view.len().max(1)).max(1)
+    }
+
     fn publish_view(&mut self) {
-        self.cap = (self.lock_budget / self.view.len().max(1)).max(1);
+        self.cap = self.share();
         self.view_changed.send_replace(self.view.clone());
     }
 
