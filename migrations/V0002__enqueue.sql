@@ -5,7 +5,9 @@ create function orderly.destination_lock(id bigint) returns bigint
     language sql immutable parallel safe return (79::bigint << 56) | id;
 create function orderly.worker_lock(id bigint) returns bigint
     language sql immutable parallel safe return (80::bigint << 56) | id;
--- 81 << 56 is the migrators'.
+-- 81 << 56 is the migrators'. Held by a worker's second connection, over which something is said each second.
+create function orderly.pulse_lock(id bigint) returns bigint
+    language sql immutable parallel safe return (83::bigint << 56) | id;
 create function orderly.idempotency_lock(name text) returns bigint
     language sql immutable parallel safe return (82::bigint << 56) | (hashtextextended(name, 0) & ((1::bigint << 56) - 1));
 
@@ -73,7 +75,10 @@ create function orderly.enqueue_batch(
 #variable_conflict use_column
 declare
     plain bigint;
-    tenants_found text[];
+    locked_ids bigint[];
+    locked_tenants text[];
+    locked_accepting boolean[];
+    locked_depths bigint[];
 begin
     at := clock_timestamp();
     perform orderly.commit_durably();
@@ -83,11 +88,12 @@ begin
         perform from orderly.queues q where q.destination_id = wait_for for no key update;
     end if;
 
-    select count(*) filter (where q.accepting and q.max_depth is null), array_agg(q.tenant order by q.destination_id)
-    into plain, tenants_found
+    select count(*) filter (where q.accepting and q.max_depth is null),
+           array_agg(q.destination_id), array_agg(q.tenant), array_agg(q.accepting), array_agg(q.max_depth)
+    into plain, locked_ids, locked_tenants, locked_accepting, locked_depths
     from (select * from orderly.queues q where q.destination_id = any (wanted) order by q.destination_id
           for no key update skip locked) q;
-    if plain = cardinality(wanted) and (owners = tenants_found or owners = array_fill(null::text, array[cardinality(wanted)])) then
+    if plain = cardinality(wanted) and (owners = locked_tenants or owners = array_fill(null::text, array[cardinality(wanted)])) then
         with put as (
             -- Numbers are drawn in the order of the arrays, after the locks.
             insert into orderly.messages (destination_id, sequence, created_at, expires_at, brief, content_type, headers, payload)
@@ -101,10 +107,11 @@ begin
         return;
     end if;
 
-    -- Bodies stay out of this: it sorts. What was locked above stays locked; what was not is tried again.
+    -- A statement of its own, whose snapshot is younger than the locks: one that is older would not count what
+    -- another process committed in between, and queue more than max_depth. Bodies stay out of this: it sorts.
     with locked as materialized (
-        select q.destination_id, q.tenant, q.accepting, q.max_depth from orderly.queues q
-        where q.destination_id = any (wanted) order by q.destination_id for no key update skip locked
+        select * from unnest(locked_ids, locked_tenants, locked_accepting, locked_depths)
+            as l (destination_id, tenant, accepting, max_depth)
     ), verdict as materialized (
         select i.n, i.grp,
                case

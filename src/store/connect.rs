@@ -123,7 +123,7 @@ impl Connector {
                     Some(Ok(AsyncMessage::Notification(n))) => {
                         let _ = sender.send((n.channel().to_owned(), n.payload().to_owned()));
                     }
-                    Some(Ok(AsyncMessage::Notice(notice))) => tracing::debug!(message = notice.message(), "notice"),
+                    Some(Ok(AsyncMessage::Notice(notice))) => tracing::trace!(message = notice.message(), "notice"),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => {
                         tracing::debug!(error = chain(&error), "connection to the database broke");

@@ -61,9 +61,14 @@ impl From<tokio_postgres::Error> for StoreError {
             return StoreError::Unreachable("this server is a standby, or read-only".into());
         }
         // Classes: 08 connection, 53 resources (disk full, connections, memory), 57P shutdown, 58 system
-        // errors (I/O).
+        // errors (I/O); 0A000: a standby cannot read an unlogged table (and nothing of ours is unsupported else).
         let class = &code.code()[..2];
-        if class == "08" || class == "53" || class == "58" || code.code().starts_with("57P") {
+        if class == "08"
+            || class == "53"
+            || class == "58"
+            || code.code().starts_with("57P")
+            || *code == SqlState::FEATURE_NOT_SUPPORTED
+        {
             return StoreError::Unreachable(Box::new(error));
         }
         if [

@@ -3,7 +3,8 @@
 //! The session is the worker's identity: it LISTENs, claims, holds the locks and commits the
 //! acknowledgements; if it ends, its locks are gone and it can acknowledge nothing. Never `begin` on it: a
 //! pipelined acknowledgement would report success before its commit. The aide reads ahead and answers
-//! pings, so that neither waits behind the other; the watch waits for a peer's death. All three end together.
+//! pings, so that neither waits behind the other; the watch waits for a peer's death, and shows that the line to
+//! this host is whole. All three end together.
 
 mod lane;
 
@@ -151,7 +152,14 @@ impl Session {
             .await
             .map_err(StoreError::from)?
             .get(0);
-        if !held {
+        // The same for the line to this host, by the connection over which the server says something each second.
+        let pulse: bool = watch
+            .client
+            .query_one("select pg_try_advisory_lock(orderly.pulse_lock($1))", &[&me])
+            .await
+            .map_err(StoreError::from)?
+            .get(0);
+        if !held || !pulse {
             return Err(StoreError::Corrupt(format!("worker id {me} was given twice")).into());
         }
         let locks: i64 = client

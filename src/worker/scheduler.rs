@@ -297,6 +297,8 @@ impl Scheduler {
                 match claimed {
                     Claimed::Lane(start) => {
                         self.obstacles.settle(id);
+                        // After the lock table was full, back to the whole share, step by step.
+                        self.cap = (self.cap + 1).min(self.share());
                         self.start_lane(*start, news);
                         return;
                     }
@@ -501,8 +503,13 @@ impl Scheduler {
         }
     }
 
+    /// Of the locks that all workers together may hold.
+    fn share(&self) -> usize {
+        self.peers.share_of(self.context.session.lock_budget)
+    }
+
     fn take_share(&mut self) {
-        self.cap = self.peers.share_of(self.context.session.lock_budget);
+        self.cap = self.share();
     }
 
     /// True: a worker that runs once found nothing left to do.

@@ -251,7 +251,8 @@ fn cannot_hang_up(stop: &Fault, history: &History<'_>, other: &Request, request:
         && stop.until.is_none_or(|until| request.begun_at <= until + SECOND / 4);
     let ends_it = |fault: &Fault| {
         let of_it = fault.target == stop.target || fault.kind == FaultKind::AllCut;
-        let ends = matches!(fault.kind, FaultKind::SessionEnd | FaultKind::LinkCut | FaultKind::AllCut);
+        let ends =
+            matches!(fault.kind, FaultKind::SessionEnd | FaultKind::WatchEnd | FaultKind::LinkCut | FaultKind::AllCut);
         of_it && ends && stop.from <= fault.from && fault.from <= request.begun_at
     };
     stopped && (stop.kind == FaultKind::Zombie || history.faults.iter().any(ends_it))

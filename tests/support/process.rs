@@ -42,7 +42,16 @@ impl Ended {
 impl Process {
     /// Settings of this program's own environment do not reach it.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orderly"));
+        Process::start_by(&[], arguments, environment)
+    }
+
+    /// By another program, which puts it somewhere and then becomes it (`ip netns exec <name>`).
+    pub fn start_by(starter: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Process {
+        const ORDERLY: &str = env!("CARGO_BIN_EXE_orderly");
+        let mut command = Command::new(starter.first().unwrap_or(&ORDERLY));
+        if let Some((_, rest)) = starter.split_first() {
+            command.args(rest).arg(ORDERLY);
+        }
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if (text.starts_with("ORDERLY_") && text != "ORDERLY_PG_BIN") || text == "DATABASE_URL" {
