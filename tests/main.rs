@@ -25,6 +25,7 @@ mod interruptions;
 mod layering;
 mod letters;
 mod migrations;
+mod names;
 mod pace;
 mod plans;
 mod pooler;

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod database;
+pub mod name_server;
 pub mod process;
 pub mod queue;
 pub mod receiver;
@@ -16,6 +17,7 @@ use orderly::embedded::{self, EmbeddedOptions, EmbeddedPostgres, Keep};
 
 pub use api::Api;
 pub use database::TestDatabase;
+pub use name_server::NameServer;
 pub use process::Process;
 pub use queue::{Queue, destinations, start_worker, worker};
 #[allow(unused_imports, reason = "each test takes what it needs")]
