@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod database;
+pub mod keys;
 pub mod name_server;
 pub mod process;
 pub mod queue;
