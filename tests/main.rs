@@ -20,6 +20,7 @@ mod embedded;
 mod expiry;
 mod flow;
 mod handwork;
+mod hardening;
 mod heads;
 mod interruptions;
 mod layering;
