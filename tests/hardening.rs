@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::keys::private_key;
 use crate::support::{Api, NameServer, Process, Queue, Receiver, TestDatabase};
@@ -143,5 +143,5 @@ async fn a_redirect_to_a_private_place_is_a_failed_try_and_nothing_more() {
     let ended = Process::start(&arguments, &[database.env()]).ended_within(Duration::from_secs(60)).await;
     assert_eq!(ended.code(), 0, "{ended:?}");
     assert_eq!((outside.received().len(), inside.received().len()), (2, 0));
-    assert!(outside.received().iter().all(|one| one.json() == Value::from(1)));
+    assert!(outside.received().iter().all(|one| one.json() == 1));
 }
