@@ -71,6 +71,12 @@ pub struct CommonSettings {
     )]
     pub secrets_keys: Vec<String>,
 
+    /// A DNS server for destinations' names (repeatable), with a port if it is not 53; names are then whole, and
+    /// search domains do not apply [default: those of /etc/resolv.conf]
+    #[arg(long = "name-server", env = "ORDERLY_NAME_SERVER", value_name = "ADDR", value_delimiter = ',',
+          value_parser = parse_name_server)]
+    pub name_servers: Vec<SocketAddr>,
+
     /// An HTTP proxy that all deliveries go through; it, not Orderly, then resolves names
     #[arg(long, env = "ORDERLY_EGRESS_PROXY", value_name = "URL", hide_env_values = true)]
     pub egress_proxy: Option<String>,
@@ -158,6 +164,11 @@ pub struct LogSettings {
 fn parse_log_filter(text: &str) -> Result<String, String> {
     tracing_subscriber::EnvFilter::try_new(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
+}
+
+fn parse_name_server(text: &str) -> Result<SocketAddr, String> {
+    let with_port = || Some(SocketAddr::new(text.parse().ok()?, 53));
+    text.parse().ok().or_else(with_port).ok_or_else(|| "not an address such as 192.0.2.53".to_owned())
 }
 
 /// A number of seconds: 0 and fractions are fine, at most a day.

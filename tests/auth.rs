@@ -1,7 +1,7 @@
 //! Who is let in, seen from outside: handlers, the document, and keys that change while the API runs?
 
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +22,8 @@ use poem_openapi::payload::PlainText;
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::support::keys::{private_key, public_key};
 
 struct Api;
 
@@ -60,13 +62,9 @@ fn no_limits() -> RateLimits {
     RateLimits::new(None, None)
 }
 
-fn key_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys").join(name)
-}
-
 fn token_args(scopes: &[Scope], tenant: Option<&str>) -> TokenArgs {
     TokenArgs {
-        key: key_file("ed25519.pem"),
+        key: private_key().into(),
         scopes: scopes.to_vec(),
         tenant: tenant.map(str::to_owned),
         subject: None,
@@ -81,7 +79,7 @@ fn token(scopes: &[Scope], tenant: Option<&str>) -> String {
 }
 
 fn file_verifier() -> Verifier {
-    let keys = KeySet::from_pem_file(&key_file("ed25519.pub.pem")).expect("a public key");
+    let keys = KeySet::from_pem_file(Path::new(public_key())).expect("a public key");
     Verifier::with_keys(keys, Expectations::default())
 }
 

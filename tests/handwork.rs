@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::support::keys::{private_key, public_key};
 use crate::support::process::Ended;
-use crate::support::{Answer, Api, Process, Queue, Receiver, TestDatabase, scratch_folder, worker};
+use crate::support::{Answer, Api, Process, Queue, Receiver, TestDatabase, worker};
 
 const LOCAL: (&str, &str) = ("ORDERLY_ALLOW_NETWORK", "127.0.0.0/8");
 
@@ -148,12 +149,7 @@ async fn exactly_one_place_is_named() {
 #[tokio::test]
 async fn a_token_is_carried_and_not_shown() {
     let database = TestDatabase::new().await;
-    let folder = scratch_folder();
-    std::fs::create_dir_all(&folder).unwrap();
-    let (key, public) = (
-        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/ed25519.pem"),
-        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/ed25519.pub.pem"),
-    );
+    let (key, public) = (private_key(), public_key());
     let (serving, api) = Api::serve_with(&database, &["--jwt-public-key", public]).await;
     let refused = Operator { place: vec![("ORDERLY_API", api.base())] }.refused(&["queues"]).await;
     assert!(refused.contains("(401 Unauthorized)"), "{refused}");
@@ -165,7 +161,6 @@ async fn a_token_is_carried_and_not_shown() {
     let help = operator.lines(&["queues", "--help"]).await;
     assert!(!help.iter().any(|line| line.contains(&token)), "{help:?}");
     drop(serving);
-    let _ = std::fs::remove_dir_all(&folder);
 }
 
 #[tokio::test]

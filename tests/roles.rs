@@ -7,11 +7,10 @@ use orderly::store::connect::{Connector, Dedicated};
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::support::keys::private_key;
 use crate::support::{Answer, Api, PATIENCE, Process, Receiver, private_postgres};
 
 const PAGE: &str = include_str!("../docs/SECURITY.md");
-/// Roles of the page without a shared key in the database must be given one.
-const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/ed25519.pem");
 
 /// The page's SQL: what creates the roles, and what grants them their rights.
 fn blocks() -> (&'static str, &'static str) {
@@ -64,7 +63,7 @@ impl Site {
     async fn worker(&self) -> Process {
         let arguments = ["worker", "--persistent", "--keep-payloads", "1", "--allow-network", "127.0.0.0/8"];
         let url = self.url("orderly_worker");
-        let mut worker = Process::start(&arguments, &[("DATABASE_URL", &url), ("ORDERLY_SIGNING_KEY", KEY)]);
+        let mut worker = Process::start(&arguments, &[("DATABASE_URL", &url), ("ORDERLY_SIGNING_KEY", private_key())]);
         worker.stderr_line("worker ready").await;
         worker
     }
@@ -89,7 +88,8 @@ async fn everything_works_on_the_roles_of_the_page() {
         _ => Answer::ok(),
     })
     .await;
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--allow-network", "127.0.0.0/8", "--signing-key", KEY];
+    let arguments =
+        ["serve", "--listen", "127.0.0.1:0", "--allow-network", "127.0.0.0/8", "--signing-key", private_key()];
     let mut serve = Process::start(&arguments, &[("DATABASE_URL", &site.url("orderly_api"))]);
     let line = serve.stdout_line("the API listens on ").await;
     let api = Api::new(line.split_whitespace().find(|word| word.starts_with("http://")).unwrap().trim_end_matches(','));

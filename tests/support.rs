@@ -3,6 +3,8 @@
 
 pub mod api;
 pub mod database;
+pub mod keys;
+pub mod name_server;
 pub mod posters;
 pub mod process;
 pub mod queue;
@@ -17,6 +19,7 @@ use orderly::embedded::{self, EmbeddedOptions, EmbeddedPostgres, Keep};
 
 pub use api::Api;
 pub use database::TestDatabase;
+pub use name_server::NameServer;
 #[allow(unused_imports, reason = "each test takes what it needs")]
 pub use posters::{Posted, Posters};
 pub use process::Process;

@@ -7,13 +7,22 @@ use poem::http::HeaderValue;
 use poem::{Endpoint, Request, Response};
 use poem_openapi::OpenApi;
 
-use super::problem::{Problem, into_problem};
+use super::problem::{Problem, into_problem, into_problem_with_causes};
 
 /// The outermost endpoint: makes a problem of each error, and tells with a 405 what would be allowed
 /// (RFC 9110, section 15.5.6), which poem does not know any more by then.
 pub struct Outermost<E> {
     inner: E,
     addresses: Vec<Address>,
+    causes: ShowCauses,
+}
+
+/// Whether problems tell what lies behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShowCauses {
+    No,
+    /// In development.
+    Yes,
 }
 
 /// A path as the document has it, with `{…}` for what may be anything.
@@ -23,7 +32,7 @@ struct Address {
 }
 
 impl<E> Outermost<E> {
-    pub fn new<T: OpenApi>(inner: E) -> Outermost<E> {
+    pub fn new<T: OpenApi>(inner: E, causes: ShowCauses) -> Outermost<E> {
         let paths = T::meta().into_iter().flat_map(|api| api.paths);
         let mut known: Vec<(String, BTreeSet<String>)> = Vec::new();
         for path in paths {
@@ -37,7 +46,7 @@ impl<E> Outermost<E> {
             let methods: Vec<String> = methods.into_iter().collect();
             Some(Address { path, methods: HeaderValue::try_from(methods.join(", ")).ok()? })
         });
-        Outermost { inner, addresses: addresses.collect() }
+        Outermost { inner, addresses: addresses.collect(), causes }
     }
 
     fn methods_at(&self, path: &str) -> Option<HeaderValue> {
@@ -67,7 +76,10 @@ impl<E: Endpoint<Output = Response>> Endpoint for Outermost<E> {
                 }
                 Ok(into_problem(problem.into()))
             }
-            Err(error) => Ok(into_problem(error)),
+            Err(error) => Ok(match self.causes {
+                ShowCauses::Yes => into_problem_with_causes(error),
+                ShowCauses::No => into_problem(error),
+            }),
         }
     }
 }

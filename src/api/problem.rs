@@ -3,6 +3,7 @@
 //! RFC 9457, for every error that reaches the application. Statuses are decided here and nowhere else; the
 //! layers below have errors that know no HTTP.
 
+mod causes;
 mod documented;
 mod framework;
 
@@ -15,6 +16,8 @@ use poem_openapi::Object;
 use poem_openapi::types::Example;
 use serde::Serialize;
 
+use causes::Causes;
+pub use causes::into_problem_with_causes;
 pub use documented::{
     Answers, Calling, Changing, Creating, Ending, Listing, Posting, Reading, Redriving, Replaying, Serving,
 };
@@ -45,6 +48,7 @@ struct Told {
     retry_after: Option<u32>,
     challenge: Option<HeaderValue>,
     allow: Option<HeaderValue>,
+    causes: Causes,
 }
 
 /// One thing that is wrong with a body.
@@ -73,6 +77,10 @@ pub(super) struct ProblemDocument {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[oai(skip_serializing_if_is_empty, default)]
     errors: Vec<Fault>,
+    /// In development: the error behind it and that one's causes; never in production
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[oai(skip_serializing_if_is_empty, default)]
+    debug: Vec<String>,
 }
 
 impl Example for ProblemDocument {
@@ -97,6 +105,7 @@ impl Problem {
             retry_after: None,
             challenge: None,
             allow: None,
+            causes: Causes::default(),
         }))
     }
 
@@ -129,7 +138,6 @@ impl Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(RETRY_AFTER_SECONDS)
     }
 
-    #[cfg(test)]
     pub fn errors(&self) -> &[Fault] {
         &self.0.errors
     }
@@ -141,6 +149,11 @@ impl Problem {
 
     fn with_retry_after(mut self, seconds: u32) -> Problem {
         self.0.retry_after = Some(seconds);
+        self
+    }
+
+    fn caused_by(mut self, error: &(dyn std::error::Error + 'static)) -> Problem {
+        self.0.causes = Causes::of(error);
         self
     }
 
@@ -181,11 +194,12 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Unreachable(_) | StoreError::Busy(_) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a request could not be served");
-                Problem::unavailable(error.to_string())
+                Problem::unavailable(error.to_string()).caused_by(&error)
             }
             StoreError::Refused(_) | StoreError::Corrupt(_) | StoreError::Settings(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what")
+                    .caused_by(&error)
             }
         }
     }
@@ -237,6 +251,7 @@ fn document(Problem(problem): &Problem) -> ProblemDocument {
         status: problem.status.as_u16(),
         detail: problem.detail.clone().into_owned(),
         errors: problem.errors.clone(),
+        debug: Vec::new(),
     }
 }
 
@@ -246,7 +261,14 @@ impl ResponseError for Problem {
     }
 
     fn as_response(&self) -> Response {
-        let body = serde_json::to_vec(&document(self)).expect("a structure of strings is always JSON");
+        self.respond(Vec::new())
+    }
+}
+
+impl Problem {
+    fn respond(&self, debug: Vec<String>) -> Response {
+        let document = ProblemDocument { debug, ..document(self) };
+        let body = serde_json::to_vec(&document).expect("a structure of strings is always JSON");
         let mut response = Response::builder()
             .status(self.0.status)
             .header(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))

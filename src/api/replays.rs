@@ -23,6 +23,7 @@ pub struct ReplaysApi {
 #[oai(deny_unknown_fields, example)]
 pub struct ReplayRequest {
     /// The first sequence to send again
+    #[oai(validator(minimum(value = "1")))]
     pub from_sequence: i64,
 }
 

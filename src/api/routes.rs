@@ -13,7 +13,7 @@ use super::auth::{Verifier, document_token_endpoint};
 use super::browser::{Cors, PageSecurity};
 use super::document::{All, Apis, description};
 use super::limits::RateLimits;
-use super::methods::Outermost;
+use super::methods::{Outermost, ShowCauses};
 use super::metrics;
 use super::problem::{Problem, into_problem};
 use crate::delivery::DeliveryClient;
@@ -42,6 +42,7 @@ pub struct AppState {
     pub counters: Option<Arc<Counters>>,
     /// Header values would stand in the database in the clear, which production does not allow.
     pub refuses_secrets: bool,
+    pub causes: ShowCauses,
 }
 
 impl AppState {
@@ -59,6 +60,7 @@ impl AppState {
             client: None,
             counters: None,
             refuses_secrets: false,
+            causes: ShowCauses::No,
         }
     }
 
@@ -92,6 +94,7 @@ impl AppState {
 /// The API, its document and `/doc`. Needs no server: `poem::test::TestClient` takes it as it is.
 pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
     let verifier = state.verifier.clone();
+    let causes = state.causes;
     let (jwks, limits, cors) = (state.jwks.clone(), state.limits.clone(), Cors::new(&state.cors_origins));
     let measured = state.clone();
     let token_endpoint = verifier.token_endpoint().map(str::to_owned);
@@ -129,5 +132,5 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
             into_problem(problem.into())
         }))
         .map_to_response();
-    Outermost::new::<All>(routes).with(cors)
+    Outermost::new::<All>(routes, causes).with(cors)
 }

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::{SetupError, Verifier};
 use super::limits::RateLimits;
+use super::methods::ShowCauses;
 use super::routes::{AppState, UrlCheck, app};
 use super::server::{self, ServeError, ServerLimits, ServerOptions, TlsFiles};
 use crate::config::{CommonSettings, Environment, ServeSettings, SettingsError};
@@ -81,5 +82,6 @@ pub(super) fn base_state(store: Store, enqueuer: Enqueuer, guard: Guard, common:
     });
     let production = common.environment == Environment::Production;
     let refuses_secrets = production && common.secrets_keys.is_empty();
-    AppState { check_url, refuses_secrets, ..AppState::new(store, enqueuer) }
+    let causes = if production { ShowCauses::No } else { ShowCauses::Yes };
+    AppState { check_url, refuses_secrets, causes, ..AppState::new(store, enqueuer) }
 }

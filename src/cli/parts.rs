@@ -1,10 +1,13 @@
 //! How are the parts of a process put together from its settings?
 
+use std::sync::Arc;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use url::Url;
 
 use super::CliError;
 use crate::config::{CommonSettings, Environment};
-use crate::delivery::{ClientSettings, DeliveryClient, Guard, SigningKey, SigningKeys};
+use crate::delivery::{ClientSettings, DeliveryClient, Guard, SigningKey, SigningKeys, SystemLookup};
 use crate::store::{Sealer, Store, migrate};
 
 /// What the API and a worker both need.
@@ -24,7 +27,8 @@ pub(super) async fn open_checked(
 ) -> Result<(Store, Guard), CliError> {
     let store = Store::open(url, connections, Sealer::from_keys(&common.secrets_keys)?)?;
     let production = common.environment == Environment::Production;
-    let guard = Guard::new(common.allow_networks.clone(), common.deny_ports.clone(), production);
+    let guard = Guard::new(common.allow_networks.clone(), common.deny_ports.clone(), production)
+        .with_lookup(Arc::new(SystemLookup::with_servers(common.name_servers.clone())));
     for warning in guard.warnings() {
         tracing::warn!("{warning}");
     }
@@ -41,6 +45,7 @@ pub(super) async fn assemble(url: &str, connections: usize, common: &CommonSetti
         Some(proxy) => Some(Url::parse(proxy).map_err(|_| CliError::Proxy)?),
         None => None,
     };
+    allow_open_files();
     let (store, guard) = open_checked(url, connections, common).await?;
     let keys = if common.signing_keys.is_empty() {
         let pem = store.share_signing_key(&SigningKey::generate()?.to_pem()).await?;
@@ -52,6 +57,15 @@ pub(super) async fn assemble(url: &str, connections: usize, common: &CommonSetti
     let client =
         DeliveryClient::new(ClientSettings { guard: guard.clone(), keys, egress_proxy, extra_roots: Vec::new() })?;
     Ok(Parts { store, guard, client, jwks })
+}
+
+/// As many files and sockets as this process may have: shells and services often begin with 1,024, for the sake
+/// of programs that use `select`. Deliveries that hang are a socket each, names that hang two.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// As others see this host.

@@ -65,10 +65,10 @@ impl Guard {
         let schemes = if https_only { Schemes::HttpsOnly } else { Schemes::HttpAndHttps };
         let opened = allow_networks.into_iter().map(unmapped).collect();
         let rules = Rules { opened, denied_ports: deny_ports, schemes };
-        Guard { rules: Arc::new(rules), lookup: Arc::new(SystemLookup) }
+        Guard { rules: Arc::new(rules), lookup: Arc::new(SystemLookup::default()) }
     }
 
-    /// Resolves names in another way than the system's; for tests.
+    /// Resolves names in another way than the system's.
     pub fn with_lookup(self, lookup: Arc<dyn Lookup>) -> Guard {
         Guard { lookup, ..self }
     }

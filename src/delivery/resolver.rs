@@ -3,9 +3,13 @@
 //! The client asks here at each new connection, and dials what it gets: between check and use there is no
 //! second lookup, so that a name server that changes its mind gains nothing.
 
+mod system;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+
+pub use system::SystemLookup;
 
 use super::guard::{Guard, GuardError};
 
@@ -14,16 +18,6 @@ pub type Looking = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>
 /// Where answers come from.
 pub trait Lookup: Send + Sync + 'static {
     fn lookup(&self, name: &str) -> Looking;
-}
-
-/// The system's resolver: `/etc/hosts`, DNS, whatever the machine is set to.
-pub struct SystemLookup;
-
-impl Lookup for SystemLookup {
-    fn lookup(&self, name: &str) -> Looking {
-        let name = name.to_owned();
-        Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|found| found.ip()).collect()) })
-    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -333,7 +333,8 @@ impl Lane {
             head.expires_at.saturating_duration_since(ended_at),
         );
         let failure = outcome.result.as_ref().err();
-        self.suspect = failure.is_some_and(|failure| failure.kind == FailureKind::Timeout);
+        // A name that nobody answers for takes as long as a receiver that does not.
+        self.suspect = failure.is_some_and(|failure| matches!(failure.kind, FailureKind::Timeout | FailureKind::Dns));
         self.context.counters.count_try(self.destination, &outcome, ending);
         if let Some(failure) = failure {
             tracing::info!(

@@ -1,6 +1,6 @@
 //! Is a tenant's own all that it sees, and is a scope needed for each call?
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use http::Method;
@@ -10,14 +10,11 @@ use poem::Request;
 use serde_json::{Value, json};
 
 use super::{Answer, Site, ids};
-
-fn key(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys").join(name)
-}
+use crate::support::keys::{private_key, public_key};
 
 fn token(scopes: &[Scope], tenant: Option<&str>) -> String {
     let arguments = TokenArgs {
-        key: key("ed25519.pem"),
+        key: private_key().into(),
         scopes: scopes.to_vec(),
         tenant: tenant.map(str::to_owned),
         subject: None,
@@ -29,7 +26,7 @@ fn token(scopes: &[Scope], tenant: Option<&str>) -> String {
 }
 
 async fn guarded() -> Site {
-    let keys = KeySet::from_pem_file(&key("ed25519.pub.pem")).expect("a public key");
+    let keys = KeySet::from_pem_file(Path::new(public_key())).expect("a public key");
     Site::with(|state| state.verifier = Verifier::with_keys(keys, Expectations::default())).await
 }
 

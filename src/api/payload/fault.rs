@@ -6,7 +6,7 @@ use serde_path_to_error::Segment;
 use crate::api::problem::{Fault, Problem};
 
 /// Fields that answers have and requests may not.
-const READ_ONLY: [&str; 6] = ["id", "state", "created_at", "updated_at", "expires_at", "sequence"];
+const READ_ONLY: [&str; 7] = ["id", "state", "created_at", "updated_at", "expires_at", "sequence", "has_hmac_secret"];
 
 /// 400 for what is not JSON, 422 with a pointer for JSON of another shape.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

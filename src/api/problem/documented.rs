@@ -26,17 +26,17 @@ macro_rules! kinds {
 
 kinds! {
     /// Reads one thing.
-    Reading = [401, 403, 404, 503];
+    Reading = [401, 403, 404, 429, 503];
     /// Reads a page.
-    Listing = [400, 401, 403, 422, 503];
+    Listing = [400, 401, 403, 422, 429, 503];
     /// Reads a page of what belongs to one thing.
-    Calling = [400, 401, 403, 404, 422, 503];
+    Calling = [400, 401, 403, 404, 422, 429, 503];
     /// Makes something of a body.
-    Creating = [400, 401, 403, 413, 415, 422, 503];
+    Creating = [400, 401, 403, 413, 415, 422, 429, 503];
     /// Changes one thing by a body.
-    Changing = [400, 401, 403, 404, 409, 413, 415, 422, 503];
+    Changing = [400, 401, 403, 404, 409, 413, 415, 422, 429, 503];
     /// Ends or steers one thing.
-    Ending = [401, 403, 404, 409, 503];
+    Ending = [401, 403, 404, 409, 429, 503];
     /// Queues messages.
     Posting = [400, 401, 403, 409, 413, 415, 422, 429, 503];
     /// Tells how it is.
@@ -79,7 +79,10 @@ fn meta(status: u16) -> MetaResponse {
         413 => ("A payload is larger than 1 MiB, or the request larger than 16 MiB", None),
         415 => ("The body is not JSON by its content type", None),
         422 => ("What was sent parses and is wrong", None),
-        429 => ("The destination's queue is full", Some(("RETRY-AFTER", "Seconds to wait before trying again"))),
+        429 => (
+            "Too many requests, or the destination's queue is full",
+            Some(("RETRY-AFTER", "Seconds to wait before trying again")),
+        ),
         503 => ("The database is out of reach", Some(("RETRY-AFTER", "Seconds to wait before trying again"))),
         _ => ("An error", None),
     };

@@ -3,12 +3,20 @@
 //! Each known attack on JWT verifiers, against keys of each kind. The tokens are put together by hand: a
 //! library would refuse to make most of them.
 
+use std::sync::LazyLock;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use ed25519_dalek::pkcs8::DecodePrivateKey;
 use ed25519_dalek::{Signer, SigningKey};
 use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::{Algorithm, EncodingKey};
+use rcgen::{
+    CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
+};
+use rsa::RsaPrivateKey;
+use rsa::pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding};
+use rsa::rand_core::OsRng;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
@@ -16,13 +24,37 @@ use super::*;
 use crate::api::auth::key::JwksDocument;
 use crate::api::auth::{Scope, Scopes};
 
-const ED: &str = include_str!("../../../../tests/keys/ed25519.pem");
-const ED_PUBLIC: &str = include_str!("../../../../tests/keys/ed25519.pub.pem");
-const EC: &str = include_str!("../../../../tests/keys/p256.pem");
-const EC_PUBLIC: &str = include_str!("../../../../tests/keys/p256.pub.pem");
-const RSA: &str = include_str!("../../../../tests/keys/rsa.pem");
-const RSA_PUBLIC: &str = include_str!("../../../../tests/keys/rsa.pub.pem");
-const RSA_CERTIFICATE: &str = include_str!("../../../../tests/keys/rsa.crt.pem");
+/// Made once for a run: none stands in the sources.
+struct Pair {
+    private: String,
+    public: String,
+}
+
+impl Pair {
+    fn of(algorithm: &'static rcgen::SignatureAlgorithm) -> Pair {
+        let pair = KeyPair::generate_for(algorithm).expect("random numbers");
+        Pair { private: pair.serialize_pem(), public: pair.public_key_pem() }
+    }
+
+    fn rsa(bits: usize) -> Pair {
+        let key = RsaPrivateKey::new(&mut OsRng, bits).expect("primes");
+        let private = key.to_pkcs8_pem(LineEnding::LF).expect("it can be written").to_string();
+        Pair { private, public: key.to_public_key().to_public_key_pem(LineEnding::LF).expect("it can be written") }
+    }
+}
+
+static ED: LazyLock<Pair> = LazyLock::new(|| Pair::of(&PKCS_ED25519));
+static EC: LazyLock<Pair> = LazyLock::new(|| Pair::of(&PKCS_ECDSA_P256_SHA256));
+static RSA: LazyLock<Pair> = LazyLock::new(|| Pair::rsa(2048));
+static RSA_CERTIFICATE: LazyLock<String> = LazyLock::new(|| {
+    let key = KeyPair::from_pkcs8_pem_and_sign_algo(&RSA.private, &PKCS_RSA_SHA256).expect("a key");
+    CertificateParams::default().self_signed(&key).expect("a certificate").pem()
+});
+/// Of a curve that nothing here makes keys for.
+const SECP256K1_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAE7JLda/z+Mf6qcrPCV7ZaxRzqsXDPeD3O\n\
+    5NYSs7L4V5Pfi9fm+8XOaC78KYFUSa1G6ezwh5t8mUoJmYbKSbFSIQ==\n\
+    -----END PUBLIC KEY-----\n";
 
 const NOW: f64 = 1_700_000_000.0;
 
@@ -51,7 +83,7 @@ fn assemble(header: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> 
 }
 
 fn by_ed(message: &[u8]) -> Vec<u8> {
-    SigningKey::from_pkcs8_pem(ED).expect("a key").sign(message).to_bytes().to_vec()
+    SigningKey::from_pkcs8_pem(&ED.private).expect("a key").sign(message).to_bytes().to_vec()
 }
 
 fn by_jsonwebtoken(key: EncodingKey, algorithm: Algorithm) -> impl Fn(&[u8]) -> Vec<u8> {
@@ -62,11 +94,11 @@ fn by_jsonwebtoken(key: EncodingKey, algorithm: Algorithm) -> impl Fn(&[u8]) -> 
 }
 
 fn by_ec(message: &[u8]) -> Vec<u8> {
-    by_jsonwebtoken(EncodingKey::from_ec_pem(EC.as_bytes()).expect("a key"), Algorithm::ES256)(message)
+    by_jsonwebtoken(EncodingKey::from_ec_pem(EC.private.as_bytes()).expect("a key"), Algorithm::ES256)(message)
 }
 
 fn by_rsa(message: &[u8]) -> Vec<u8> {
-    by_jsonwebtoken(EncodingKey::from_rsa_pem(RSA.as_bytes()).expect("a key"), Algorithm::RS256)(message)
+    by_jsonwebtoken(EncodingKey::from_rsa_pem(RSA.private.as_bytes()).expect("a key"), Algorithm::RS256)(message)
 }
 
 fn by_nobody(_: &[u8]) -> Vec<u8> {
@@ -116,10 +148,10 @@ fn ed_header() -> Value {
 async fn good_tokens_of_each_kind_are_taken() {
     let scopes: Scopes = [Scope::MessagesRead, Scope::MessagesWrite].into_iter().collect();
     for (public, token) in [
-        (ED_PUBLIC, assemble(&ed_header(), &claims(), by_ed)),
-        (EC_PUBLIC, assemble(&json!({"alg": "ES256"}), &claims(), by_ec)),
-        (RSA_PUBLIC, assemble(&json!({"alg": "RS256", "kid": "any"}), &claims(), by_rsa)),
-        (RSA_CERTIFICATE, assemble(&json!({"alg": "RS256", "typ": "at+JWT"}), &claims(), by_rsa)),
+        (ED.public.as_str(), assemble(&ed_header(), &claims(), by_ed)),
+        (&EC.public, assemble(&json!({"alg": "ES256"}), &claims(), by_ec)),
+        (&RSA.public, assemble(&json!({"alg": "RS256", "kid": "any"}), &claims(), by_rsa)),
+        (&RSA_CERTIFICATE, assemble(&json!({"alg": "RS256", "typ": "at+JWT"}), &claims(), by_rsa)),
     ] {
         let verifier = verifier(public);
         for _ in 0..2 {
@@ -132,7 +164,7 @@ async fn good_tokens_of_each_kind_are_taken() {
 
 #[tokio::test]
 async fn a_header_cannot_choose_how_it_is_verified() {
-    for public in [ED_PUBLIC, EC_PUBLIC, RSA_PUBLIC] {
+    for public in [ED.public.as_str(), &EC.public, &RSA.public] {
         let verifier = verifier(public);
         for none in ["none", "None", "NONE", "nOnE", "none ", "", "null"] {
             refused(&verifier, &assemble(&json!({"alg": none}), &claims(), by_nobody), none).await;
@@ -162,9 +194,9 @@ async fn a_header_cannot_choose_how_it_is_verified() {
 async fn a_key_is_good_for_its_own_algorithm_only() {
     type Sign = fn(&[u8]) -> Vec<u8>;
     let cases: [(&str, [(&str, Sign); 2]); 3] = [
-        (ED_PUBLIC, [("ES256", by_ec), ("RS256", by_rsa)]),
-        (EC_PUBLIC, [("EdDSA", by_ed), ("RS256", by_rsa)]),
-        (RSA_PUBLIC, [("EdDSA", by_ed), ("ES256", by_ec)]),
+        (&ED.public, [("ES256", by_ec), ("RS256", by_rsa)]),
+        (&EC.public, [("EdDSA", by_ed), ("RS256", by_rsa)]),
+        (&RSA.public, [("EdDSA", by_ed), ("ES256", by_ec)]),
     ];
     for (public, others) in cases {
         let verifier = verifier(public);
@@ -176,19 +208,19 @@ async fn a_key_is_good_for_its_own_algorithm_only() {
         }
     }
     // The right key, a signature of a sibling algorithm.
-    let rsa = verifier(RSA_PUBLIC);
+    let rsa = verifier(&RSA.public);
     for algorithm in [Algorithm::PS256, Algorithm::RS512] {
-        let sign = by_jsonwebtoken(EncodingKey::from_rsa_pem(RSA.as_bytes()).expect("a key"), algorithm);
+        let sign = by_jsonwebtoken(EncodingKey::from_rsa_pem(RSA.private.as_bytes()).expect("a key"), algorithm);
         for name in [format!("{algorithm:?}"), "RS256".to_owned()] {
             refused(&rsa, &assemble(&json!({"alg": name}), &claims(), &sign), &name).await;
         }
     }
     // Psychic signatures (CVE-2022-21449) and friends.
-    let ec = verifier(EC_PUBLIC);
+    let ec = verifier(&EC.public);
     for signature in [vec![0; 64], vec![0; 63], vec![0xff; 64], vec![], vec![0x30, 6, 2, 1, 0, 2, 1, 0]] {
         refused(&ec, &assemble(&json!({"alg": "ES256"}), &claims(), |_| signature.clone()), "zero").await;
     }
-    let ed = verifier(ED_PUBLIC);
+    let ed = verifier(&ED.public);
     for length in [0, 32, 63, 64, 65, 128] {
         refused(&ed, &assemble(&ed_header(), &claims(), |_| vec![0; length]), "zero").await;
     }
@@ -199,12 +231,12 @@ async fn keys_and_links_in_a_header_are_not_followed() {
     let mallory = SigningKey::from_bytes(&[7; 32]);
     let x = URL_SAFE_NO_PAD.encode(mallory.verifying_key().as_bytes());
     let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": x});
-    let verifier = verifier(ED_PUBLIC);
+    let verifier = verifier(&ED.public);
     for (name, value) in [
         ("jwk", jwk.clone()),
         ("jku", json!("http://127.0.0.1:9/jwks")),
         ("x5u", json!("http://127.0.0.1:9/cert")),
-        ("x5c", json!([STANDARD.encode(der(RSA_CERTIFICATE))])),
+        ("x5c", json!([STANDARD.encode(der(&RSA_CERTIFICATE))])),
         ("kid", json!("../../../../dev/null")),
         ("kid", json!("' or 1=1 --")),
     ] {
@@ -226,7 +258,7 @@ async fn keys_and_links_in_a_header_are_not_followed() {
 
 #[tokio::test]
 async fn a_token_that_was_touched_is_refused() {
-    let verifier = verifier(ED_PUBLIC);
+    let verifier = verifier(&ED.public);
     let good = assemble(&ed_header(), &claims(), by_ed);
     let parts: Vec<&str> = good.split('.').collect();
     let [header, body, signature] = parts[..] else { panic!("three parts") };
@@ -265,7 +297,7 @@ async fn a_token_that_was_touched_is_refused() {
 
 #[tokio::test]
 async fn claims_are_read_strictly() {
-    let verifier = verifier(ED_PUBLIC);
+    let verifier = verifier(&ED.public);
     let now = NOW as i64;
     let text = |claims: &str| {
         let message = format!("{}.{}", encode(&ed_header()), URL_SAFE_NO_PAD.encode(claims));
@@ -325,7 +357,7 @@ async fn claims_are_read_strictly() {
 
 #[tokio::test]
 async fn an_audience_is_somebody_elses_where_none_is_expected() {
-    let keys = KeySet::from_pem(ED_PUBLIC.as_bytes()).expect("a public key");
+    let keys = KeySet::from_pem(ED.public.as_bytes()).expect("a public key");
     let verifier = Verifier::with_keys(keys, Expectations::default());
     refused(&verifier, &assemble(&ed_header(), &claims(), by_ed), "an audience").await;
     assert!(judge(&verifier, &assemble(&ed_header(), &without(claims(), "aud"), by_ed)).await.is_ok());
@@ -333,7 +365,7 @@ async fn an_audience_is_somebody_elses_where_none_is_expected() {
 
 #[tokio::test]
 async fn a_remembered_token_expires() {
-    let verifier = verifier(ED_PUBLIC);
+    let verifier = verifier(&ED.public);
     let enabled = verifier.0.as_ref().expect("it is on");
     let token = assemble(&ed_header(), &claims(), by_ed);
     assert!(enabled.verify(&token, NOW).await.is_ok());
@@ -377,7 +409,7 @@ async fn a_token_names_its_key() {
 #[test]
 fn keys_that_are_not_for_us_are_left_out() {
     let good = ed_jwk(1, Some("a"));
-    let bits = der(RSA_PUBLIC);
+    let bits = der(&RSA.public);
     for ignored in [
         json!({"kty": "oct", "k": "c2VjcmV0", "kid": "a"}),
         json!({"kty": "EC", "crv": "P-384", "x": "AA", "y": "AA"}),
@@ -404,14 +436,14 @@ fn keys_that_are_not_for_us_are_left_out() {
 #[test]
 fn files_that_hold_no_public_key_are_refused_with_a_reason() {
     let pem = |text: &str| KeySet::from_pem(text.as_bytes()).err().map(|error| error.to_string()).unwrap_or_default();
-    assert!(pem(ED).contains("private key"));
-    assert!(pem(RSA).contains("private key"));
+    assert!(pem(&ED.private).contains("private key"));
+    assert!(pem(&RSA.private).contains("private key"));
     assert!(pem("").contains("not a public key"));
-    assert!(pem(&format!("{ED_PUBLIC}{EC_PUBLIC}")).contains("2 public keys"));
-    assert!(pem(include_str!("../../../../tests/keys/rsa1024.pub.pem")).contains("2048"));
-    assert!(pem(include_str!("../../../../tests/keys/p384.pub.pem")).contains("not supported"));
-    assert!(pem(include_str!("../../../../tests/keys/secp256k1.pub.pem")).contains("not supported"));
+    assert!(pem(&format!("{}{}", ED.public, EC.public)).contains("2 public keys"));
+    assert!(pem(&Pair::rsa(1024).public).contains("2048"));
+    assert!(pem(&Pair::of(&PKCS_ECDSA_P384_SHA384).public).contains("not supported"));
+    assert!(pem(SECP256K1_PUBLIC).contains("not supported"));
     let short =
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der(ED_PUBLIC)[..40]));
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der(&ED.public)[..40]));
     assert!(pem(&short).contains("malformed"));
 }

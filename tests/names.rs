@@ -1,0 +1,181 @@
+//! Do names that never resolve, or that change their mind, harm anybody?
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use orderly::delivery::{
+    AlwaysOpen, ClientSettings, DeliveryClient, Guard, Meta, SigningKey, SigningKeys, SystemLookup,
+};
+use orderly::domain::{DestinationId, Headers, Message, MessageId, OnExhausted, Outcome, Policy, Sequence};
+use serde_json::json;
+
+use crate::support::{Api, NameServer, Process, Queue, Receiver, TestDatabase};
+
+const LOCAL: &str = "127.0.0.0/8";
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// `alive` names are this machine; nobody ever hears of the others.
+async fn half_dead() -> NameServer {
+    NameServer::answering(|name, _| name.starts_with("alive").then(|| vec![address("127.0.0.1")])).await
+}
+
+fn client(servers: &NameServer) -> DeliveryClient {
+    let lookup = Arc::new(SystemLookup::with_servers(vec![servers.address()]));
+    let guard = Guard::new(vec![LOCAL.parse().expect("a network")], Vec::new(), false).with_lookup(lookup);
+    let keys = SigningKeys::new(vec![SigningKey::generate().expect("random numbers")]).expect("one key");
+    let settings = ClientSettings { guard, keys, egress_proxy: None, extra_roots: Vec::new() };
+    DeliveryClient::new(settings).expect("a client")
+}
+
+async fn deliver(client: &DeliveryClient, url: &str) -> Outcome {
+    let target = client.target(&Policy {
+        url: url.parse().expect("a URL"),
+        headers: Headers::default(),
+        on_exhausted: OnExhausted::Discard,
+        retry: None,
+        timeout: Duration::from_secs(300),
+        max_per_second: None,
+        hmac_secret: None,
+    });
+    let message = Message {
+        sequence: Sequence(1),
+        payload: Bytes::from_static(b"1"),
+        content_type: "application/json".to_owned(),
+        headers: Headers::default(),
+        created_at: chrono::Utc::now(),
+        replay_of: None,
+    };
+    let id = MessageId { destination: DestinationId(1), sequence: Sequence(1) };
+    let meta = Meta { id, attempt: 1, epoch: 1, previous: Sequence(0), skipped: 0 };
+    client.deliver(&target, &message, &meta, AlwaysOpen).await.expect("the gate is open")
+}
+
+#[tokio::test]
+async fn names_without_an_answer_take_nothing_from_others() {
+    // More than there are threads for `getaddrinfo`.
+    const DEAD: usize = 600;
+    let servers = half_dead().await;
+    let receiver = Receiver::start().await;
+    let client = client(&servers);
+    let dead: Vec<_> = (0..DEAD)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move { deliver(&client, &format!("http://dead-{n}.example/")).await })
+        })
+        .collect();
+    servers.wait_for_names("dead", DEAD).await;
+    let outcome = deliver(&client, &format!("http://alive.example:{}/", receiver.address().port())).await;
+    assert!(outcome.delivered(), "{:?}", outcome.result);
+    let ended = dead.iter().filter(|task| task.is_finished()).count();
+    assert!(ended < DEAD, "all the others had ended before");
+    println!("delivered in {:?}, with {} names still looked up", outcome.duration, DEAD - ended);
+    for task in dead {
+        let failure = task.await.expect("it does not panic").result.expect_err("nobody answers");
+        assert!(["dns", "timeout"].contains(&failure.kind.as_str()), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn destinations_whose_names_never_resolve_do_not_delay_one_whose_name_does() {
+    const DEAD: usize = 300;
+    const MESSAGES: i64 = 20;
+    let database = TestDatabase::new().await;
+    let servers = half_dead().await;
+    let receiver = Receiver::start().await;
+    let queue = Queue::on(&database).await;
+    for n in 0..DEAD {
+        let id = queue.destination(&format!("http://dead-{n}.example/")).await;
+        queue.enqueue(id, json!(n)).await;
+    }
+    let alive = queue.destination(&format!("http://alive.example:{}/x", receiver.address().port())).await;
+    let server = servers.address().to_string();
+    let arguments = ["worker", "--persistent", "--retry", "100", "--allow-network", LOCAL, "--name-server", &server];
+    let _worker = Process::start(&arguments, &[database.env()]);
+    // More than `--concurrency`.
+    servers.wait_for_names("dead", DEAD).await;
+    let mut longest = Duration::ZERO;
+    for n in 0..MESSAGES {
+        let posted = Instant::now();
+        queue.enqueue(alive, json!(n)).await;
+        receiver.wait_for_ended(usize::try_from(n).expect("small") + 1).await;
+        longest = longest.max(posted.elapsed());
+    }
+    println!("{MESSAGES} messages past {DEAD} dead names; the slowest took {longest:?}");
+    receiver.assert_in_order("/x");
+    // A lookup takes 10 s to fail. It may be a slow machine, but nobody waited for one of those.
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+}
+
+/// Not opened to loopback, unlike those of other tests.
+fn closed(part: &[&str], database: &TestDatabase, servers: &NameServer) -> Process {
+    let server = servers.address().to_string();
+    Process::start(&[part, &["--name-server", &server]].concat(), &[database.env()])
+}
+
+#[tokio::test]
+async fn a_name_that_is_public_when_registered_and_private_when_dialled_is_refused() {
+    let database = TestDatabase::new().await;
+    let servers = NameServer::answering(|name, nth| {
+        let (public, private) = (address("93.184.215.14"), address("127.0.0.1"));
+        Some(match (name, nth) {
+            ("turns.example", 1) => vec![public],
+            ("turns.example", _) => vec![private],
+            ("six.example", 1) => vec![address("2606:2800:21f:cb07:6820:80da:af6b:8b2c")],
+            ("six.example", _) => vec![address("::1")],
+            ("both.example", _) => vec![public, private],
+            ("mapped.example", _) => vec![public, address("::ffff:127.0.0.1")],
+            _ => vec![],
+        })
+    })
+    .await;
+    let receiver = Receiver::start().await;
+    let port = receiver.address().port();
+    let mut server = closed(&["serve", "--listen", "127.0.0.1:0"], &database, &servers);
+    let line = server.stdout_line("the API listens on ").await;
+    let base = line.split_whitespace().find(|word| word.starts_with("http://")).expect("its URL");
+    let api = Api::new(base.trim_end_matches(','));
+
+    for name in ["both", "mapped"] {
+        let refused = api.post("/v1/destinations", json!({"url": format!("http://{name}.example:{port}/")})).await;
+        let problem = refused.expect(422).json();
+        assert_eq!(problem["errors"][0]["pointer"], "/url");
+        assert!(problem["errors"][0]["detail"].as_str().expect("why").contains("127.0.0.1"), "{problem}");
+    }
+    let mut messages = Vec::new();
+    for name in ["turns", "six"] {
+        let id = api.post_destination(&format!("http://{name}.example:{port}/")).await;
+        messages.push(api.post_message(id, json!(1)).await);
+    }
+    let ended = closed(&["worker", "--retry", "1", "--retry-delay", "0"], &database, &servers).ended().await;
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    for message in messages {
+        let attempts = api.get(&format!("/v1/messages/{message}/attempts")).await.expect(200).json();
+        let errors: Vec<_> = attempts["data"].as_array().expect("tries").iter().map(|one| &one["error"]).collect();
+        assert_eq!(errors, ["forbidden_address", "forbidden_address"], "{attempts}");
+    }
+    assert!(receiver.received().is_empty());
+}
+
+#[tokio::test]
+async fn the_hosts_file_counts_and_no_server_is_asked_for_its_names() {
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let named = hosts.lines().filter_map(|line| line.split('#').next()).find_map(|line| {
+        let mut words = line.split_whitespace();
+        let address: IpAddr = words.next()?.parse().ok()?;
+        let name = words.find(|name| !name.starts_with("localhost") && !name.ends_with(".local"))?;
+        Some((address, name.to_owned()))
+    });
+    let Some((address, name)) = named else {
+        eprintln!("SKIPPED: /etc/hosts names nothing but localhost");
+        return;
+    };
+    let servers = half_dead().await;
+    let lookup = SystemLookup::with_servers(vec![servers.address()]);
+    let found = orderly::delivery::Lookup::lookup(&lookup, &name).await.expect("it is in the file");
+    assert!(found.contains(&address), "{name} is {address}, not {found:?}");
+}

@@ -1,0 +1,39 @@
+//! Which key do the tests sign tokens and requests with?
+//!
+//! One that is made when it is first asked for and stays below the build's folder: none stands in the sources.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use rcgen::{KeyPair, PKCS_ED25519};
+
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("keys");
+    if !folder.exists() {
+        let key = KeyPair::generate_for(&PKCS_ED25519).expect("random numbers");
+        let made = folder.with_extension(std::process::id().to_string());
+        std::fs::create_dir_all(&made).expect("a folder");
+        std::fs::write(made.join(PRIVATE), key.serialize_pem()).expect("it is written");
+        std::fs::write(made.join(PUBLIC), key.public_key_pem()).expect("it is written");
+        // Both halves appear at once; where another run was faster, its pair counts.
+        if std::fs::rename(&made, &folder).is_err() {
+            let _ = std::fs::remove_dir_all(&made);
+        }
+    }
+    folder
+});
+
+const PRIVATE: &str = "ed25519.pem";
+const PUBLIC: &str = "ed25519.pub.pem";
+
+/// An Ed25519 private key, PKCS#8 in PEM.
+pub fn private_key() -> &'static str {
+    static FILE: LazyLock<String> = LazyLock::new(|| FOLDER.join(PRIVATE).display().to_string());
+    &FILE
+}
+
+/// Its public half, in PEM.
+pub fn public_key() -> &'static str {
+    static FILE: LazyLock<String> = LazyLock::new(|| FOLDER.join(PUBLIC).display().to_string());
+    &FILE
+}
