@@ -112,8 +112,19 @@ impl Bench {
     }
 }
 
-const NAMES: [&str; 10] =
-    ["accept", "batch", "deliver", "single", "through", "latency", "idle", "isolation", "old-snapshot", "workers"];
+const NAMES: [&str; 11] = [
+    "accept",
+    "batch",
+    "deliver",
+    "signed",
+    "single",
+    "through",
+    "latency",
+    "idle",
+    "isolation",
+    "old-snapshot",
+    "workers",
+];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -161,6 +172,7 @@ async fn run(bench: &Bench, name: &str) -> Result<Report> {
         "accept" => accept::run(bench).await,
         "batch" => accept::run_batch(bench).await,
         "deliver" => deliver::run(bench).await,
+        "signed" => deliver::run_signed(bench).await,
         "single" => single::run(bench).await,
         "through" => through::run(bench).await,
         "latency" => through::run_latency(bench).await,
