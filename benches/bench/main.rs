@@ -14,6 +14,7 @@ mod histogram;
 mod idle;
 mod isolation;
 mod measure;
+mod memory;
 mod payloads;
 mod plot;
 mod poster;
@@ -112,7 +113,7 @@ impl Bench {
     }
 }
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "accept",
     "batch",
     "deliver",
@@ -124,6 +125,7 @@ const NAMES: [&str; 11] = [
     "isolation",
     "old-snapshot",
     "workers",
+    "memory",
 ];
 
 fn main() -> ExitCode {
@@ -180,6 +182,7 @@ async fn run(bench: &Bench, name: &str) -> Result<Report> {
         "isolation" => isolation::run(bench).await,
         "old-snapshot" => through::run_snapshot(bench).await,
         "workers" => workers::run(bench).await,
+        "memory" => memory::run(bench).await,
         other => Err(format!("there is no benchmark {other}").into()),
     }
 }
