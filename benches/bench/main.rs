@@ -20,6 +20,7 @@ mod plot;
 mod poster;
 mod receiver;
 mod report;
+mod scale;
 mod single;
 mod through;
 mod workers;
@@ -113,7 +114,7 @@ impl Bench {
     }
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "accept",
     "batch",
     "deliver",
@@ -126,6 +127,7 @@ const NAMES: [&str; 12] = [
     "old-snapshot",
     "workers",
     "memory",
+    "scale",
 ];
 
 fn main() -> ExitCode {
@@ -183,6 +185,7 @@ async fn run(bench: &Bench, name: &str) -> Result<Report> {
         "old-snapshot" => through::run_snapshot(bench).await,
         "workers" => workers::run(bench).await,
         "memory" => memory::run(bench).await,
+        "scale" => scale::run(bench).await,
         other => Err(format!("there is no benchmark {other}").into()),
     }
 }
