@@ -34,7 +34,7 @@ const API_MB: f64 = 150.0;
 const GROWTH: f64 = 1.1;
 
 pub async fn run(bench: &Bench) -> Result<Report> {
-    let time = if bench.options.quick { TIME / 20 } else { TIME };
+    let time = if bench.quick() { TIME / 20 } else { TIME };
     let mut report = Report::new(
         bench,
         "memory",
