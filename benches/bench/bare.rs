@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use orderly::delivery::{SigningKey, SigningKeys, sign};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use url::Url;
@@ -23,6 +24,9 @@ pub struct DeliverArguments {
     messages: u64,
     #[arg(long)]
     concurrency: usize,
+    /// Signs each request as a worker does, with one key.
+    #[arg(long)]
+    sign: bool,
     #[arg(long)]
     payloads: Option<std::path::PathBuf>,
 }
@@ -50,15 +54,22 @@ pub fn deliver(arguments: DeliverArguments) -> Result<()> {
     runtime.block_on(async {
         let client = client()?;
         let slots = Arc::new(Semaphore::new(arguments.concurrency));
+        let keys = if arguments.sign { vec![SigningKey::generate()?] } else { Vec::new() };
+        let keys = SigningKeys::new(keys)?;
         let started = Instant::now();
         let mut lanes = tokio::task::JoinSet::new();
         for destination in 1..=arguments.destinations {
-            let (client, slots, payloads) = (client.clone(), slots.clone(), payloads.clone());
+            let (client, slots, payloads, keys) = (client.clone(), slots.clone(), payloads.clone(), keys.clone());
             let url = Url::parse(&format!("{}/d/{destination}", arguments.base))?;
             lanes.spawn(async move {
                 for n in 1..=arguments.messages {
                     let _slot = slots.acquire().await?;
-                    let request = request(&url, destination, n, payloads.nth(n + destination));
+                    let body = payloads.nth(n + destination);
+                    let signature = signature(&keys, destination, n, &body);
+                    let mut request = request(&url, destination, n, body);
+                    if let Some(signature) = signature {
+                        request.headers_mut().insert("webhook-signature", signature);
+                    }
                     client.execute(request).await?.bytes().await?;
                 }
                 Result::Ok(())
@@ -113,6 +124,15 @@ pub fn client() -> Result<reqwest::Client> {
         .pool_idle_timeout(Duration::from_secs(4))
         .pool_max_idle_per_host(256)
         .build()?)
+}
+
+/// Of this very message, by a worker's own code; none without a key.
+fn signature(keys: &SigningKeys, destination: u64, n: u64, body: &[u8]) -> Option<HeaderValue> {
+    if keys.is_empty() {
+        return None;
+    }
+    let signature = sign(keys, None, &format!("{destination}-{n}"), "1700000000", body);
+    HeaderValue::try_from(signature).ok()
 }
 
 /// With the headers a worker sends, the signature included (always the same one).

@@ -7,7 +7,7 @@ use super::child::Child;
 use super::cluster::Cluster;
 use super::measure::{Meter, Round};
 use super::receiver::Receiver;
-use super::report::{Report, Side};
+use super::report::{Report, Side, figure, median};
 use super::{Bench, Result};
 
 const DESTINATIONS: u64 = 1_000;
@@ -28,20 +28,66 @@ pub async fn run(bench: &Bench) -> Result<Report> {
     report.postgres = cluster.version().await?;
     let (mut floor, mut ours) = (Side::new("floor"), Side::new("Orderly"));
     for _ in 0..bench.rounds() {
-        floor.add(bare(bench, each).await?);
+        floor.add(bare(bench, each, Signing::Off).await?);
         ours.add(queued(bench, &mut cluster, each).await?);
     }
     report.compare(floor, ours);
     Ok(report)
 }
 
-pub async fn bare(bench: &Bench, each: u64) -> Result<Round> {
+/// What does the signature cost? A worker always signs, so it is not switched off in Orderly: the floor is
+/// measured with it and without it, and the difference is taken off what Orderly needs.
+pub async fn run_signed(bench: &Bench) -> Result<Report> {
+    let each = bench.load(MESSAGES) / DESTINATIONS;
+    let mut report = Report::new(
+        bench,
+        "signed",
+        format!("{} queued messages to {DESTINATIONS} destinations, {}", each * DESTINATIONS, bench.payloads.name),
+        "the requests of deliver's floor, and the same ones signed",
+    );
+    let mut cluster = bench.cluster().await?;
+    report.postgres = cluster.version().await?;
+    let (mut plain, mut signed, mut ours) = (Side::new("floor"), Side::new("floor, signing"), Side::new("Orderly"));
+    for _ in 0..bench.rounds() {
+        plain.add(bare(bench, each, Signing::Off).await?);
+        signed.add(bare(bench, each, Signing::On).await?);
+        ours.add(queued(bench, &mut cluster, each).await?);
+    }
+    let of = |round: &Round, name: &str| round.cpu.get(name).copied().unwrap_or(0.0);
+    let costs: Vec<f64> = plain
+        .rounds
+        .iter()
+        .zip(&signed.rounds)
+        .map(|(plain, signed)| of(signed, "sender") - of(plain, "sender"))
+        .collect();
+    let without = |spent: &dyn Fn(&Round) -> f64| -> Vec<f64> {
+        ours.rounds.iter().zip(&costs).map(|(ours, cost)| 1.0 - cost / spent(ours)).collect()
+    };
+    let all = without(&|round| round.cpu.values().sum());
+    let worker = without(&|round| of(round, "worker"));
+    report.at_least("CPU without the signature, of that with it", all, 0.85);
+    report.note(format!("the same of the worker's process alone: {}", figure(median(worker))));
+    report.note(format!("a signature: {} µs", figure(median(costs) * 1_000.0)));
+    report.sides.extend([plain, signed, ours]);
+    Ok(report)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Signing {
+    On,
+    Off,
+}
+
+pub async fn bare(bench: &Bench, each: u64, signing: Signing) -> Result<Round> {
     let mut receiver = Receiver::start()?;
     receiver.expect(each * DESTINATIONS)?;
     let mut meter = Meter::start(None, &[&receiver.child]).await?;
     let mut arguments: Vec<String> = ["bare-deliver", "--base", &receiver.base].map(str::to_owned).to_vec();
     for (name, value) in [("--destinations", DESTINATIONS), ("--messages", each), ("--concurrency", CONCURRENCY)] {
         arguments.extend([name.to_owned(), value.to_string()]);
+    }
+    if signing == Signing::On {
+        arguments.push("--sign".to_owned());
     }
     arguments.extend(bench.payloads.arguments());
     let mut sender = Child::part("sender", &arguments)?;

@@ -19,6 +19,13 @@ impl Histogram {
         self.counts[bucket] += 1;
     }
 
+    pub fn merge(&mut self, other: &Histogram) {
+        if self.counts.len() < other.counts.len() {
+            self.counts.resize(other.counts.len(), 0);
+        }
+        self.counts.iter_mut().zip(&other.counts).for_each(|(own, more)| *own += more);
+    }
+
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }

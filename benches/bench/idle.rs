@@ -17,7 +17,7 @@ const TIME: Duration = Duration::from_secs(300);
 const STATEMENTS: f64 = 12.0;
 
 pub async fn run(bench: &Bench) -> Result<Report> {
-    let time = if bench.options.quick { TIME / 10 } else { TIME };
+    let time = if bench.quick() { TIME / 10 } else { TIME };
     let mut report = Report::new(
         bench,
         "idle",

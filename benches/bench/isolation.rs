@@ -66,7 +66,7 @@ async fn healthy(bench: &Bench, cluster: &mut Cluster, beside: bool) -> Result<R
     let worker = Child::orderly("worker", &cluster.url(), &WORKER)?;
     cluster.workers_ready(1).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let seconds = if bench.options.quick { SECONDS / 4 } else { SECONDS };
+    let seconds = if bench.quick() { SECONDS / 4 } else { SECONDS };
     let load = Arguments {
         address,
         first,

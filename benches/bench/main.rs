@@ -14,11 +14,13 @@ mod histogram;
 mod idle;
 mod isolation;
 mod measure;
+mod memory;
 mod payloads;
 mod plot;
 mod poster;
 mod receiver;
 mod report;
+mod scale;
 mod single;
 mod through;
 mod workers;
@@ -59,9 +61,9 @@ pub struct Options {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 
-    /// A tenth of the load, one round; nothing is written into docs/performance
-    #[arg(long)]
-    quick: bool,
+    /// A tenth of the load (or that part of it, --quick=100 a hundredth), one round; nothing is written
+    #[arg(long, value_name = "PART", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
+    quick: Option<std::num::NonZeroU64>,
 
     /// Where the JSON results and the plots go
     #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance"))]
@@ -99,12 +101,17 @@ pub struct Bench {
 
 impl Bench {
     fn rounds(&self) -> usize {
-        if self.options.quick { 1 } else { self.options.rounds.max(1) }
+        if self.quick() { 1 } else { self.options.rounds.max(1) }
     }
 
-    /// A load, a tenth of it when quick.
+    /// To see that everything works: its figures say little.
+    fn quick(&self) -> bool {
+        self.options.quick.is_some()
+    }
+
+    /// A load, a part of it when quick.
     fn load(&self, full: u64) -> u64 {
-        if self.options.quick { full / 10 } else { full }
+        self.options.quick.map_or(full, |part| (full / part).max(1))
     }
 
     async fn cluster(&self) -> Result<Cluster> {
@@ -112,8 +119,21 @@ impl Bench {
     }
 }
 
-const NAMES: [&str; 10] =
-    ["accept", "batch", "deliver", "single", "through", "latency", "idle", "isolation", "old-snapshot", "workers"];
+const NAMES: [&str; 13] = [
+    "accept",
+    "batch",
+    "deliver",
+    "signed",
+    "single",
+    "through",
+    "latency",
+    "idle",
+    "isolation",
+    "old-snapshot",
+    "workers",
+    "memory",
+    "scale",
+];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -149,7 +169,7 @@ fn conduct(options: Options) -> Result<()> {
         }
         let report = runtime.block_on(run(&bench, name))?;
         report.print();
-        if !bench.options.quick {
+        if !bench.quick() {
             report.write(&bench.options.out)?;
         }
     }
@@ -161,6 +181,7 @@ async fn run(bench: &Bench, name: &str) -> Result<Report> {
         "accept" => accept::run(bench).await,
         "batch" => accept::run_batch(bench).await,
         "deliver" => deliver::run(bench).await,
+        "signed" => deliver::run_signed(bench).await,
         "single" => single::run(bench).await,
         "through" => through::run(bench).await,
         "latency" => through::run_latency(bench).await,
@@ -168,6 +189,8 @@ async fn run(bench: &Bench, name: &str) -> Result<Report> {
         "isolation" => isolation::run(bench).await,
         "old-snapshot" => through::run_snapshot(bench).await,
         "workers" => workers::run(bench).await,
+        "memory" => memory::run(bench).await,
+        "scale" => scale::run(bench).await,
         other => Err(format!("there is no benchmark {other}").into()),
     }
 }

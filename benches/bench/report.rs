@@ -122,7 +122,7 @@ impl Report {
         println!("\n{}: {}", self.name, self.what);
         println!("floor: {}", self.floor);
         println!(
-            "  {:<18} {:>10} {:>9} {:>9} {:>9} {:>7}   CPU s/1000 messages; resident MB",
+            "  {:<26} {:>10} {:>9} {:>9} {:>9} {:>7}   CPU s/1000 messages; resident MB",
             "", "per s", "p50 ms", "p99 ms", "WAL B", "stmts"
         );
         for side in &self.sides {

@@ -37,7 +37,7 @@ pub async fn run(bench: &Bench) -> Result<Report> {
         (Side::new("floor of accept"), Side::new("floor of deliver"), Side::new("Orderly"));
     for _ in 0..bench.rounds() {
         accepting.add(accept::handler(bench, messages).await?);
-        delivering.add(deliver::bare(bench, messages / DESTINATIONS).await?);
+        delivering.add(deliver::bare(bench, messages / DESTINATIONS, deliver::Signing::Off).await?);
         ours.add(at_once(bench, &mut cluster, messages).await?);
     }
     let cpu = |round: &Round| round.cpu.values().sum::<f64>();
@@ -183,6 +183,9 @@ pub async fn run_snapshot(bench: &Bench) -> Result<Report> {
         let (with, held) = for_seconds(bench, &mut cluster, seconds, true).await?;
         ratios.push(with.rate() / without.rate());
         slopes.push(late_of_early(&held) / late_of_early(&curve));
+        for (name, points) in [("without", &curve), ("beside an open transaction", &held)] {
+            report.note(format!("{name}: {:+.2} % a minute, by a straight line through all of it", slope(points)));
+        }
         floor.add(without);
         ours.add(with);
         if round == 0 {
@@ -200,6 +203,16 @@ fn late_of_early(points: &[(f64, f64)]) -> f64 {
     let quarter = (points.len() / 4).max(1);
     let sum = |part: &[(f64, f64)]| part.iter().map(|point| point.1).sum::<f64>();
     sum(&points[points.len() - quarter..]) / sum(&points[..quarter])
+}
+
+/// Of the line of least squares, for each minute, in percent of the mean.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+    let rise = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum::<f64>();
+    let run = points.iter().map(|point| (point.0 - x).powi(2)).sum::<f64>();
+    100.0 * 60.0 * rise / run / y
 }
 
 async fn for_seconds(

@@ -26,7 +26,7 @@ pub async fn run(bench: &Bench) -> Result<Report> {
     );
     let mut cluster = bench.cluster().await?;
     report.postgres = cluster.version().await?;
-    let each = if bench.options.quick { 1 } else { MESSAGES };
+    let each = if bench.quick() { 1 } else { MESSAGES };
     let mut alone = None;
     for count in [1_u64, 2, 4, 8] {
         let mut side = Side::new(&format!("{count} worker(s)"));
