@@ -311,8 +311,8 @@ impl Writer {
                     let items = post.messages.iter().enumerate().map(|(nth, message)| Item {
                         status: statuses.as_ref().map_or("queued", |all| all.get(first + nth).copied().unwrap_or("")),
                         sequence: sequences.get(first + nth).copied().flatten(),
-                        created_at: at,
-                        expires_at: at + TimeDelta::seconds(message.ttl_seconds.into()),
+                        created_at: Some(at),
+                        expires_at: Some(at + TimeDelta::seconds(message.ttl_seconds.into())),
                     });
                     let verdict = judge(&post.messages, items);
                     if matches!(verdict, Verdict::Ended(Ok(_))) {
@@ -502,12 +502,12 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// One item's part of what the functions answer.
+/// One item's part of what the functions answer; the place is there if it was queued.
 pub(super) struct Item<'a> {
     pub status: &'a str,
     pub sequence: Option<i64>,
-    pub created_at: DateTime<Utc>,
-    pub expires_at: DateTime<Utc>,
+    pub created_at: Option<DateTime<Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// What became of one request's items.
@@ -516,21 +516,22 @@ pub(super) fn judge<'a>(messages: &[NewMessage], items: impl Iterator<Item = Ite
     let corrupt = |text: String| Verdict::Ended(Err(StoreError::Corrupt(text).into()));
     let mut queued = Vec::with_capacity(messages.len());
     let mut locked = None;
-    for (index, item) in items.take(messages.len()).enumerate() {
+    for (index, item) in items.enumerate() {
         match item.status {
             "queued" => {
-                let Some(sequence) = item.sequence else { return corrupt("a message was queued nowhere".to_owned()) };
-                queued.push(Queued {
-                    id: MessageId { destination: messages[index].destination, sequence: Sequence(sequence) },
-                    created_at: item.created_at,
-                    expires_at: item.expires_at,
-                });
+                let (Some(message), Some(sequence), Some(created_at), Some(expires_at)) =
+                    (messages.get(index), item.sequence, item.created_at, item.expires_at)
+                else {
+                    return corrupt("a message was queued nowhere".to_owned());
+                };
+                let id = MessageId { destination: message.destination, sequence: Sequence(sequence) };
+                queued.push(Queued { id, created_at, expires_at });
             }
             "unknown" => return rejected(index, Rejection::UnknownDestination),
             "disabled" => return rejected(index, Rejection::Disabled),
             "full" => return rejected(index, Rejection::Full),
             "reused" => return Verdict::Ended(Err(EnqueueError::KeyReused)),
-            "locked" => locked = locked.or(Some(messages[index].destination.0)),
+            "locked" => locked = locked.or(messages.get(index).map(|message| message.destination.0)),
             "withheld" => {}
             other => return corrupt(format!("enqueue answered {other:?}")),
         }
