@@ -168,7 +168,7 @@ declare
     found_count bigint;
 begin
     insert into orderly.attempts (destination_id, sequence, number, at, delivered, status_code, error, duration_ms, response)
-    select i.destination_id, i.sequence, i.number, clock_timestamp() - make_interval(secs => i.duration / 1000.0),
+    select i.destination_id, i.sequence, i.number, clock_timestamp() - make_interval(secs => i.duration / float8 '1000'),
            i.kind = 'd', i.status, i.error, i.duration, i.response
     from unnest(kinds, destination_ids, sequences, numbers, statuses, errors, durations, responses)
          as i (kind, destination_id, sequence, number, status, error, duration, response)
@@ -215,7 +215,7 @@ begin
     set head_sequence = case when i.kind in ('r', 'h') then i.sequence end,
         head_attempts = case when i.kind in ('r', 'h') then i.number else 0 end,
         last_error = case when i.kind in ('r', 'h') then i.error end,
-        next_attempt_at = case when i.kind = 'r' then clock_timestamp() + make_interval(secs => i.retry_ms / 1000.0) end,
+        next_attempt_at = case when i.kind = 'r' then clock_timestamp() + make_interval(secs => i.retry_ms / float8 '1000') end,
         held = i.kind = 'h'
     from unnest(kinds, destination_ids, sequences, numbers, errors, retry_ms)
          as i (kind, destination_id, sequence, number, error, retry_ms)

@@ -43,7 +43,7 @@ const OPEN_LIMIT: Duration = Duration::from_secs(40);
 
 pub const READ_AHEAD: &str = "
     select w.n::int, m.sequence, m.payload, m.content_type, m.headers::text, m.created_at,
-           (extract(epoch from m.expires_at - clock_timestamp()) * 1000)::bigint, m.replay_of
+           (date_part('epoch', m.expires_at - clock_timestamp()) * 1000)::bigint, m.replay_of
     from unnest($1::bigint[], $2::bigint[]) with ordinality as w (destination_id, above, n)
     cross join lateral (
         select * from (
