@@ -31,6 +31,7 @@ mod pooler;
 mod posting;
 mod receiver;
 mod receivers;
+mod retention;
 mod retries;
 mod roles;
 mod server;
