@@ -92,10 +92,12 @@ impl Store {
 }
 
 impl Borrowed {
-    /// Gives it back; whoever should serve it hears of it.
+    /// Gives it back, and keeps what was sent for `max_per_second`; whoever should serve it hears of it.
     pub async fn give_back(mut self, id: DestinationId) {
+        let note =
+            format!("update orderly.claims set last_start_at = clock_timestamp() where destination_id = {id}; commit");
         if let Some(client) = self.client.take()
-            && client.batch_execute("rollback").await.is_err()
+            && client.batch_execute(&note).await.is_err()
         {
             drop(Object::take(client));
         }
