@@ -14,8 +14,8 @@ use crate::domain::{DestinationId, Sequence};
 
 /// A client hears within 5 s.
 const PATIENCE: Duration = Duration::from_millis(4_500);
-/// What came before, or comes after, may have to wait for a queue's lock for up to 2 s.
-const PATIENCE_BESIDE_A_LOCK: Duration = Duration::from_millis(2_500);
+/// A removal may then have to wait for the queue's lock for up to 2 s.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(2_500);
 /// A purge of millions goes in pieces.
 const PURGE_PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -75,9 +75,12 @@ impl Control {
     fn patience(self) -> Duration {
         match self {
             Control::Purge => PURGE_PATIENCE,
-            // Resume writes to `queues`, and a reload follows a change that did.
-            Control::Resume | Control::Reload => PATIENCE_BESIDE_A_LOCK,
-            Control::Pause | Control::Skip(_) | Control::RetryNow(_) | Control::DeleteMessage(_) => PATIENCE,
+            Control::Pause
+            | Control::Resume
+            | Control::Skip(_)
+            | Control::RetryNow(_)
+            | Control::DeleteMessage(_)
+            | Control::Reload => PATIENCE,
         }
     }
 }
@@ -108,8 +111,13 @@ impl Store {
     /// Done when this returns: by this process or by the holder. An `Err` of the store's means that it was
     /// not done, or (database lost meanwhile) that this is not known.
     pub async fn control(&self, id: DestinationId, control: Control) -> Result<(), ControlError> {
+        self.control_since(Instant::now(), id, control).await
+    }
+
+    /// The same for a client that has waited since then.
+    pub async fn control_since(&self, since: Instant, id: DestinationId, control: Control) -> Result<(), ControlError> {
         let (kind, arguments) = (control.kind(), control.arguments());
-        let deadline = Instant::now() + control.patience();
+        let deadline = since + control.patience();
         let mut request: Option<i64> = None;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -149,7 +157,7 @@ impl Store {
     ///
     /// Whoever serves it is asked to give it away (what it has in flight is aborted).
     pub async fn remove_destination(&self, id: DestinationId, tenant: Option<&str>) -> Result<(), ControlError> {
-        let deadline = Instant::now() + PATIENCE_BESIDE_A_LOCK;
+        let deadline = Instant::now() + REMOVAL_PATIENCE;
         let mut pause = FIRST_PAUSE;
         let mut asked = false;
         loop {
