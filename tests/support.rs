@@ -61,7 +61,17 @@ pub async fn sweep_scratch_folders() {
 
 /// A Postgres for one test alone, to be killed and restarted. It keeps what it committed.
 pub async fn private_postgres() -> EmbeddedPostgres {
-    let options =
-        EmbeddedOptions { bin: postgres_bin(), keep: Keep::Nothing, ..EmbeddedOptions::new(scratch_folder()) };
+    private_postgres_with(&[]).await
+}
+
+/// The same with settings of its own, as in postgresql.conf.
+pub async fn private_postgres_with(settings: &[(&str, &str)]) -> EmbeddedPostgres {
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let options = EmbeddedOptions {
+        bin: postgres_bin(),
+        keep: Keep::Nothing,
+        settings,
+        ..EmbeddedOptions::new(scratch_folder())
+    };
     EmbeddedPostgres::start(options).await.expect("a private Postgres starts")
 }
