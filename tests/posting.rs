@@ -331,6 +331,7 @@ async fn the_trigger_of_the_page_queues_what_the_page_shows() {
     assert_eq!(received[0].json(), shown("insert", "open"));
     assert_eq!(received[1].json(), shown("update", "paid"));
     assert_eq!((received[0].header("x-event"), received[0].body.len()), ("order.insert", 75));
+    stage.until_empty(id).await;
     // One that is rolled back queues nothing.
     stage.queue.sql("begin; insert into orders (customer) values ('Eve'); rollback").await;
     assert_eq!(stage.queue.queued().await, 0);
