@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::StoreError;
-use super::enqueue::{
-    Answer, Apart, Columns, EnqueueError, FIRST_PAUSE, LONGEST_PAUSE, Post, Verdict, Writer, judge, too_long,
-};
+use super::{Answer, Apart, Columns, EnqueueError, FIRST_PAUSE, LONGEST_PAUSE, Post, Verdict, Writer, judge, too_long};
+use crate::store::StoreError;
 
 /// A client hears within 5 s that its twin in another process has not ended.
 const TWIN_PATIENCE: Duration = Duration::from_secs(4);
@@ -156,7 +154,7 @@ fn share(answer: &Answer) -> Answer {
         Err(EnqueueError::Rejected { index, reason }) => Err(EnqueueError::Rejected { index: *index, reason: *reason }),
         Err(EnqueueError::KeyReused) => Err(EnqueueError::KeyReused),
         Err(EnqueueError::Store(error)) => {
-            Err(EnqueueError::Store(StoreError::Unreachable(super::chain(error).into())))
+            Err(EnqueueError::Store(StoreError::Unreachable(crate::store::chain(error).into())))
         }
     }
 }
