@@ -152,17 +152,17 @@ create function orderly.sweep(after_seconds double precision) returns setof bigi
 $$;
 
 -- Ends what expired in queues that nobody serves, whatever they wait for (a worker perhaps: only one pinned to
--- another destination may be alive); has workers do so in those they serve. At most `most` messages a call; how many
--- it ended. Takes each destination's lock for this transaction, if free: a claim then finds it busy, and tries again.
-create function orderly.expire_unserved(most integer) returns bigint
+-- another destination may be alive). At most `most` messages a call, and 100 destinations, whose locks it takes for
+-- this transaction, if free: a claim then finds them busy, and tries again. Whether there may be more.
+create function orderly.expire_unserved(most integer) returns boolean
     language plpgsql
     set enable_hashjoin = off set enable_mergejoin = off set jit = off
     as $$
 declare
     id bigint;
     piece bigint;
-    last bigint;
     total bigint := 0;
+    queues integer := 0;
 begin
     for id in
         select c.destination_id from orderly.claims c
@@ -173,15 +173,28 @@ begin
                    and m.sequence > c.floor order by m.sequence limit 1))
         order by c.destination_id
     loop
-        exit when total >= most;
+        exit when total >= most or queues >= 100;
         continue when not pg_try_advisory_xact_lock(orderly.destination_lock(id));
+        queues := queues + 1;
         -- Looked at again under the lock: it may have been claimed and lost since.
-        continue when not (select orderly.is_free(c.owner, null) from orderly.claims c where c.destination_id = id);
+        continue when not coalesce((select orderly.is_free(c.owner, null) from orderly.claims c where c.destination_id = id), false);
         piece := orderly.expire_queue(id, null, most - total::integer);
         total := total + piece;
     end loop;
-    -- Where a worker serves, it is asked to: the head that it tries again and again may stand before them for
-    -- long. Those with the default time to live expire in order, behind the head.
+    -- Not for ever where locks were had and nothing could be done.
+    return total >= most or total > 0 and queues >= 100;
+end
+$$;
+
+-- Has workers end what expired in queues that they serve: the head that one tries again and again, or what it is busy
+-- with, may stand before it for long. What has the default time to live expires in order, behind the head.
+create function orderly.expire_served() returns void
+    language plpgsql
+    set enable_hashjoin = off set enable_mergejoin = off set jit = off
+    as $$
+declare
+    id bigint;
+begin
     for id in
         select c.destination_id from orderly.claims c
         where c.owner is not null and exists (select from orderly.workers w where w.id = c.owner)
@@ -190,7 +203,6 @@ begin
     loop
         perform orderly.ask(id, 'expire', '{}', 15000);
     end loop;
-    return total;
 end
 $$;
 

@@ -17,7 +17,6 @@ pub mod enqueue;
 mod error;
 pub mod messages;
 pub mod migrate;
-mod once;
 mod pool;
 pub mod queues;
 pub mod replay;

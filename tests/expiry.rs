@@ -127,8 +127,10 @@ async fn a_worker_of_one_destination_removes_what_expires_in_others_when_it_is_a
     for _ in 0..5 {
         stage.api.post_batch(vec![short(active, 1); 1_000]).await;
     }
-    let _worker = stage.worker(&["--destination", &own.to_string()]).await;
+    let worker = stage.worker(&["--destination", &own.to_string()]).await;
     until_ended(&stage, 5_001).await;
+    let said = worker.stderr().join("\n");
+    assert!(!said.contains("no bell"), "nobody should have served it: {said}");
     assert_eq!(stage.queue.queued().await, 0);
     assert!(receiver.received().is_empty());
 }

@@ -38,6 +38,7 @@ mod pooler;
 mod posting;
 mod receiver;
 mod receivers;
+mod retention;
 mod retries;
 mod roles;
 mod rolling_restart;

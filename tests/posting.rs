@@ -313,6 +313,31 @@ async fn whatever_needs_a_queue_that_an_application_holds_is_answered_within_fiv
     stage.api.delete(&path).await.expect(204);
 }
 
+#[tokio::test]
+async fn the_trigger_of_the_page_queues_what_the_page_shows() {
+    const PAGE: &str = include_str!("../docs/FAILURES.md");
+    let stage = Stage::new().await;
+    let receiver = Receiver::start().await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    let section = PAGE.split_once("create table orders (").expect("the page has the example").1;
+    let example = section.split_once("```").expect("the block ends").0;
+    let addressed = example.replace("orderly.enqueue(\n        1,", &format!("orderly.enqueue({id},"));
+    assert_ne!(addressed, example, "its destination is 1");
+    stage.queue.sql(&format!("create table orders ({addressed}")).await;
+    let _worker = stage.worker(&[]).await;
+    let received = receiver.wait_for_ended(2).await;
+    let shown =
+        |event: &str, state: &str| json!({ "event": event, "order": { "id": 1, "state": state, "customer": "Ada" } });
+    assert_eq!(received[0].json(), shown("insert", "open"));
+    assert_eq!(received[1].json(), shown("update", "paid"));
+    assert_eq!((received[0].header("x-event"), received[0].body.len()), ("order.insert", 75));
+    stage.until_empty(id).await;
+    // One that is rolled back queues nothing.
+    stage.queue.sql("begin; insert into orders (customer) values ('Eve'); rollback").await;
+    assert_eq!(stage.queue.queued().await, 0);
+    assert!(PAGE.contains(std::str::from_utf8(&received[0].body).expect("text")), "the page shows its bytes");
+}
+
 fn message(destination: i64) -> Value {
     json!({ "destination_id": destination, "payload": 1 })
 }

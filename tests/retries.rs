@@ -4,8 +4,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Answer, Received, Receiver, Stage, assert_chain};
+use crate::support::{Answer, Api, Received, Receiver, Stage, assert_chain};
 
 /// From the end of each try to the start of the next.
 fn waits(received: &[Received]) -> Vec<Duration> {
@@ -206,28 +207,90 @@ async fn a_wait_for_a_receiver_ends_with_the_message_at_the_latest() {
 }
 
 #[tokio::test]
-async fn every_way_to_fail_is_named() {
+async fn tries_are_counted_to_the_last_though_each_has_a_worker_that_dies_after_it() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| match received.count {
+        1 => Answer::status(429).header("retry-after", "3"),
+        2..=4 => Answer::status(500),
+        _ => Answer::ok(),
+    })
+    .await;
+    let retry = json!({ "max_retries": 3, "delay_seconds": 1, "backoff": 1.5 });
+    let id = stage.api.post_destination_with(json!({ "url": receiver.url("/x"), "retry": retry })).await;
+    let ids = stage.post_many(id, 2).await;
+    for attempts in 1..=3 {
+        let worker = stage.worker(&[]).await;
+        stage.until_queue(id, |queue| queue["head"]["attempts"] == attempts).await;
+        worker.signal(Signal::KILL);
+    }
+    let _last = stage.worker(&[]).await;
+    receiver.wait_for_ended(5).await;
+    stage.until_empty(id).await;
+    let received = receiver.received();
+    assert_chain(&received, &ids);
+    let attempts: Vec<i64> = received.iter().map(|one| one.number("orderly-attempt")).collect();
+    assert_eq!(attempts, [1, 2, 3, 4, 1], "no try more, and none less");
+    for (wait, least) in waits(&received[..4]).into_iter().zip([3.0, 1.5, 2.25]) {
+        assert!(wait + GRAIN >= seconds(least), "{wait:?} is less than {least}");
+    }
+    assert_eq!(received[4].number("orderly-skipped"), 1);
+    let letters = stage.api.dead_letters(id).await;
+    assert_eq!((letters.len(), &letters[0]["attempts"]), (1, &json!(4)), "{letters:#?}");
+}
+
+/// Answers every connection with these bytes, and closes it.
+async fn answer_raw(bytes: Vec<u8>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4_096];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(&bytes).await;
+        }
+    });
+    format!("http://{address}/")
+}
+
+#[tokio::test]
+async fn every_way_to_fail_is_named_and_counted() {
     let stage = Stage::new().await;
     let receiver = Receiver::answering(|received| match received.path.as_str() {
         "/hang" => Answer::hang(),
+        "/gone" => Answer::status(410),
         _ => Answer::status(302).header("location", "/elsewhere"),
     })
     .await;
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
+    let headers = "x: y\r\n".repeat(2_000);
     let cases = [
         (receiver.url("/hang"), "timeout", json!(null)),
         (receiver.url("/moved"), "status", json!(302)),
+        (receiver.url("/gone"), "gone", json!(410)),
         (format!("http://{free}/"), "refused", json!(null)),
         (format!("https://{}/", receiver.address()), "tls", json!(null)),
+        (answer_raw(format!("HTTP/1.1 200 OK\r\n{headers}\r\n").into()).await, "too_large", json!(null)),
+        (answer_raw(b"SSH-2.0-what\r\n".to_vec()).await, "broken", json!(null)),
+        // Past the API, which would refuse it: a label is too long to be resolved, by whatever server.
+        (format!("http://{}.example/", "a".repeat(64)), "dns", json!(null)),
+        ("http://10.255.255.1/".to_owned(), "forbidden_address", json!(null)),
     ];
-    let _worker = stage.worker(&["--retry", "0"]).await;
-    for (url, error, status) in cases {
-        let id = stage.api.post_destination_with(json!({ "url": url, "timeout_seconds": 1 })).await;
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
+    let _worker = stage.worker(&["--retry", "0", "--metrics-listen", &port.to_string()]).await;
+    for (url, error, status) in &cases {
+        let id = stage.queue.destination(url).await;
+        stage.api.patch(&format!("/v1/destinations/{id}"), json!({ "timeout_seconds": 2 })).await.expect(200);
         let message = stage.api.post_message(id, json!(1)).await;
-        stage.until_empty(id).await;
+        stage.until_queue(id, |queue| queue["depth"] == 0 || queue["state"] == "disabled").await;
         let tries = stage.api.attempts(&message).await;
         assert_eq!(tries.len(), 1);
-        assert_eq!((&tries[0]["error"], &tries[0]["status_code"]), (&json!(error), &status), "{tries:#?}");
+        assert_eq!((&tries[0]["error"], &tries[0]["status_code"]), (&json!(error), status), "{url}: {tries:#?}");
     }
     assert!(receiver.received_on("/elsewhere").is_empty(), "redirects are never followed");
+    let reply = Api::new(&format!("http://{port}")).get("/metrics").await.expect(200);
+    let metrics = String::from_utf8_lossy(&reply.body);
+    for (_, error, _) in &cases {
+        let line = format!("orderly_tries_failed_total{{error=\"{error}\"}} 1");
+        assert!(metrics.lines().any(|one| one == line), "{line} in {metrics}");
+    }
 }

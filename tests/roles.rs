@@ -168,7 +168,7 @@ async fn everything_works_on_the_roles_of_the_page() {
     // What one worker does for all, some seconds after its start.
     let worker = site.connect("orderly_worker").await;
     for sql in [
-        "select orderly.sweep(4), orderly.expire_unserved(10)",
+        "select orderly.sweep(4), orderly.expire_unserved(10), orderly.expire_served()",
         "select orderly.ask(0, 'expire', '{}', 1)",
         "select orderly.maintain_partitions(7)",
         "select orderly.prune(7, 30, 1, 100)",

@@ -2,6 +2,7 @@
 
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{ApiResponse, OpenApi};
+use tokio::time::Instant;
 
 use super::auth::{Caller, Scope};
 use super::document::Tag;
@@ -153,6 +154,7 @@ impl DestinationsApi {
         choose: impl Fn(&DestinationSettings) -> Result<DestinationSettings, Problem>,
     ) -> Result<Destination, Problem> {
         let store = &self.state.store;
+        let asked_at = Instant::now();
         for _ in 0..CHANGE_TRIES {
             let before = store.find_destination(id, tenant).await?.ok_or_else(Problem::not_found)?;
             let settings = choose(&before.settings)?;
@@ -164,7 +166,7 @@ impl DestinationsApi {
             }
             match store.change_destination(&before, &settings).await? {
                 Change::Done(updated_at) => {
-                    store.control(id, Control::Reload).await?;
+                    store.control_since(asked_at, id, Control::Reload).await?;
                     return Ok(Destination { settings, updated_at, ..before });
                 }
                 Change::Stale => {}

@@ -91,7 +91,7 @@ impl Store {
             "ok" => Ok(Some(loan)),
             other => {
                 let missing = other == "not_found";
-                loan.end().await?;
+                loan.end("rollback").await?;
                 if missing { Err(ControlError::NotFound) } else { Ok(None) }
             }
         }
@@ -104,8 +104,8 @@ impl Loan {
     }
 
     /// Ends the transaction; only then the connection is the pool's again.
-    async fn end(&mut self) -> Result<(), StoreError> {
-        self.client()?.batch_execute("rollback").await?;
+    async fn end(&mut self, how: &str) -> Result<(), StoreError> {
+        self.client()?.batch_execute(how).await?;
         drop(self.0.take());
         Ok(())
     }
@@ -121,10 +121,12 @@ impl Drop for Loan {
 }
 
 impl Borrowed {
-    /// Gives it back; whoever should serve it hears of it.
+    /// Gives it back, and keeps what was sent for `max_per_second`; whoever should serve it hears of it.
     pub async fn give_back(mut self, id: DestinationId) {
+        let note =
+            format!("update orderly.claims set last_start_at = clock_timestamp() where destination_id = {id}; commit");
         // If it cannot be ended, it ends with its connection.
-        let _ = tokio::time::timeout(PATIENCE, self.loan.end()).await;
+        let _ = tokio::time::timeout(PATIENCE, self.loan.end(&note)).await;
         drop(self.loan);
         if let Some(request) = self.request {
             let _ = self.store.collect_answer(request, true).await;

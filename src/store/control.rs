@@ -15,8 +15,8 @@ use crate::domain::{DestinationId, Sequence};
 
 /// A look at the answer that began in time may end after it.
 const LAST_LOOK: Duration = Duration::from_millis(300);
-/// What came before, or comes after, may have to wait for a queue's lock for up to 2 s.
-const PATIENCE_BESIDE_A_LOCK: Duration = Duration::from_millis(2_500);
+/// A removal may then have to wait for the queue's lock for up to 2 s.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(2_500);
 /// A purge of millions goes in pieces.
 const PURGE_PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -76,9 +76,12 @@ impl Control {
     fn patience(self) -> Duration {
         match self {
             Control::Purge => PURGE_PATIENCE,
-            // Resume writes to `queues`, and a reload follows a change that did.
-            Control::Resume | Control::Reload => PATIENCE_BESIDE_A_LOCK,
-            Control::Pause | Control::Skip(_) | Control::RetryNow(_) | Control::DeleteMessage(_) => PATIENCE,
+            Control::Pause
+            | Control::Resume
+            | Control::Skip(_)
+            | Control::RetryNow(_)
+            | Control::DeleteMessage(_)
+            | Control::Reload => PATIENCE,
         }
     }
 }
@@ -109,7 +112,12 @@ impl Store {
     /// Done when this returns: by this process or by the holder. An `Err` of the store's means that it was
     /// not done, or (database lost meanwhile) that this is not known.
     pub async fn control(&self, id: DestinationId, control: Control) -> Result<(), ControlError> {
-        let deadline = Instant::now() + control.patience();
+        self.control_since(Instant::now(), id, control).await
+    }
+
+    /// The same for a client that has waited since then.
+    pub async fn control_since(&self, since: Instant, id: DestinationId, control: Control) -> Result<(), ControlError> {
+        let deadline = since + control.patience();
         give_up(deadline, self.control_until(deadline, id, control)).await
     }
 
@@ -155,7 +163,7 @@ impl Store {
     /// Whoever serves it is asked to give it away (what it has in flight is aborted).
     pub async fn remove_destination(&self, id: DestinationId, tenant: Option<&str>) -> Result<(), ControlError> {
         let now = Instant::now();
-        give_up(now + PATIENCE, self.remove_until(now + PATIENCE_BESIDE_A_LOCK, id, tenant)).await
+        give_up(now + PATIENCE, self.remove_until(now + REMOVAL_PATIENCE, id, tenant)).await
     }
 
     async fn remove_until(

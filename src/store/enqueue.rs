@@ -4,6 +4,9 @@
 //! destination whose lock somebody else holds (an application's long transaction) is waited for apart, so that
 //! it delays nobody else's posts (G5).
 
+mod line;
+mod once;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,11 +22,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
-mod line;
-
 use self::line::Line;
+use self::once::Twins;
 use super::bell::Bell;
-use super::once::Twins;
 use super::{Store, StoreError};
 use crate::broken::{self, Broken};
 use crate::domain::{DestinationId, MessageId, NewMessage, Sequence};
@@ -39,8 +40,8 @@ const PATIENCE: Duration = Duration::from_millis(2_000);
 /// wait for that one and then for its own.
 const ANSWER_WITHIN: Duration = Duration::from_millis(4_700);
 /// Between two tries of a lock that is not waited for; doubles.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(80);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 /// So many connections may wait for locks that others hold; the rest of the pool is for who need not wait (G5).
 const WAITERS: usize = 4;
 
@@ -81,26 +82,26 @@ pub enum Rejection {
     Full,
 }
 
-pub(super) type Answer = Result<Vec<Queued>, EnqueueError>;
+type Answer = Result<Vec<Queued>, EnqueueError>;
 
-pub(super) struct Post {
-    pub(super) since: Instant,
-    pub(super) tenant: Option<String>,
-    pub(super) messages: Vec<NewMessage>,
+struct Post {
+    since: Instant,
+    tenant: Option<String>,
+    messages: Vec<NewMessage>,
     /// Written by itself, once.
-    pub(super) key: Option<IdempotencyKey>,
+    key: Option<IdempotencyKey>,
     answer: oneshot::Sender<Answer>,
 }
 
 /// A request's end, or the destination whose lock it has to wait for.
-pub(super) enum Verdict {
+enum Verdict {
     Ended(Answer),
     Locked(i64),
 }
 
 /// On whose behalf posts are written: of the one task that looks after a locked destination.
 #[derive(Clone, Copy)]
-pub(super) struct Apart {
+struct Apart {
     destination: i64,
     /// It may wait for the lock.
     waits: bool,
@@ -108,11 +109,11 @@ pub(super) struct Apart {
 
 impl Apart {
     /// What the functions are told to wait for.
-    pub(super) fn wait_for(self) -> Option<i64> {
+    fn wait_for(self) -> Option<i64> {
         self.waits.then_some(self.destination)
     }
 
-    pub(super) fn is_about(apart: Option<Apart>, destination: i64) -> bool {
+    fn is_about(apart: Option<Apart>, destination: i64) -> bool {
         apart.is_some_and(|apart| apart.destination == destination)
     }
 }
@@ -124,11 +125,11 @@ pub struct Enqueuer {
     writer: Arc<Writer>,
 }
 
-pub(super) struct Writer {
-    pub(super) store: Store,
-    pub(super) accepted: AtomicU64,
-    pub(super) bell: Bell,
-    pub(super) twins: Twins,
+struct Writer {
+    store: Store,
+    accepted: AtomicU64,
+    bell: Bell,
+    twins: Twins,
     /// For each destination that somebody locks: the posts that wait for the one task that waits for it.
     waiting: Mutex<HashMap<i64, Vec<Post>>>,
     waiters: Semaphore,
@@ -186,7 +187,7 @@ impl Enqueuer {
     }
 }
 
-pub(super) fn too_long() -> EnqueueError {
+fn too_long() -> EnqueueError {
     EnqueueError::Store(StoreError::Unreachable("another transaction holds the destination's queue".into()))
 }
 
@@ -258,12 +259,12 @@ impl Post {
         (Post { since: Instant::now(), tenant: tenant.map(str::to_owned), messages, key, answer }, answered)
     }
 
-    pub(super) fn destinations(&self) -> impl Iterator<Item = i64> {
+    fn destinations(&self) -> impl Iterator<Item = i64> {
         self.messages.iter().map(|message| message.destination.0)
     }
 
     /// Nobody there: the client hung up. What was queued stays queued.
-    pub(super) fn answer(self, answer: Answer) {
+    fn answer(self, answer: Answer) {
         let _ = self.answer.send(answer);
     }
 
@@ -417,7 +418,7 @@ impl Writer {
     }
 
     /// One task and at most one connection for each locked destination, carrying all its waiting posts.
-    pub(super) fn wait_apart(self: &Arc<Self>, destination: i64, post: Post) {
+    fn wait_apart(self: &Arc<Self>, destination: i64, post: Post) {
         let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match waiting.entry(destination) {
             Entry::Occupied(mut posts) => posts.get_mut().push(post),
@@ -469,17 +470,17 @@ async fn wait_for_lock(writer: Arc<Writer>, destination: i64) {
 }
 
 /// Messages as the arrays that the functions take.
-pub(super) struct Columns<'a> {
+struct Columns<'a> {
     groups: Vec<i32>,
-    pub(super) destinations: Vec<i64>,
-    pub(super) payloads: Vec<&'a [u8]>,
-    pub(super) content_types: Vec<&'a str>,
-    pub(super) headers: Vec<Option<String>>,
-    pub(super) ttls: Vec<i32>,
+    destinations: Vec<i64>,
+    payloads: Vec<&'a [u8]>,
+    content_types: Vec<&'a str>,
+    headers: Vec<Option<String>>,
+    ttls: Vec<i32>,
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn of(requests: impl IntoIterator<Item = &'a [NewMessage]>) -> Columns<'a> {
+    fn of(requests: impl IntoIterator<Item = &'a [NewMessage]>) -> Columns<'a> {
         let mut columns = Columns {
             groups: Vec::new(),
             destinations: Vec::new(),
@@ -503,7 +504,7 @@ impl<'a> Columns<'a> {
 }
 
 /// One item's part of what the functions answer; the place is there if it was queued.
-pub(super) struct Item<'a> {
+struct Item<'a> {
     pub status: &'a str,
     pub sequence: Option<i64>,
     pub created_at: Option<DateTime<Utc>>,
@@ -511,7 +512,7 @@ pub(super) struct Item<'a> {
 }
 
 /// What became of one request's items.
-pub(super) fn judge<'a>(messages: &[NewMessage], items: impl Iterator<Item = Item<'a>>) -> Verdict {
+fn judge<'a>(messages: &[NewMessage], items: impl Iterator<Item = Item<'a>>) -> Verdict {
     let rejected = |index, reason| Verdict::Ended(Err(EnqueueError::Rejected { index, reason }));
     let corrupt = |text: String| Verdict::Ended(Err(StoreError::Corrupt(text).into()));
     let mut queued = Vec::with_capacity(messages.len());

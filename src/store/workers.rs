@@ -62,18 +62,19 @@ impl Store {
         Ok(rows.iter().map(|row| DestinationId(row.get(0))).collect())
     }
 
-    /// Messages that no bell told of; and ends a piece of what expired where nobody serves: true, there may be more.
+    /// Messages that no bell told of. Ends a piece of what expired where nobody serves (true: there may be more), and
+    /// asks workers to do so where they do.
     pub async fn sweep(&self, after: Duration) -> Result<(Vec<DestinationId>, bool), StoreError> {
         let rows = self
             .query_within(
                 Duration::from_secs(30),
-                "select array(select orderly.sweep($1)), orderly.expire_unserved($2)",
+                "select array(select orderly.sweep($1)), orderly.expire_unserved($2), orderly.expire_served()",
                 &[(&after.as_secs_f64(), Type::FLOAT8), (&EXPIRED_AT_ONCE, Type::INT4)],
             )
             .await?;
         let Some(row) = rows.first() else { return Ok((Vec::new(), false)) };
         let found = row.get::<_, Vec<i64>>(0).into_iter().map(DestinationId).collect();
-        Ok((found, row.get::<_, i64>(1) >= i64::from(EXPIRED_AT_ONCE)))
+        Ok((found, row.get(1)))
     }
 
     /// A further piece of what expired where nobody serves; whether there may be more.
@@ -85,7 +86,7 @@ impl Store {
                 &[(&EXPIRED_AT_ONCE, Type::INT4)],
             )
             .await?;
-        Ok(rows.first().is_some_and(|row| row.get::<_, i64>(0) >= i64::from(EXPIRED_AT_ONCE)))
+        Ok(rows.first().is_some_and(|row| row.get(0)))
     }
 
     pub async fn end_session(&self, worker: WorkerId) -> Result<bool, StoreError> {

@@ -6,8 +6,8 @@
 //! way for longer than a few seconds: a wait keeps neither a task nor a lock.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -287,10 +287,19 @@ impl Lane {
         };
         let started = Instant::now();
         self.last_start = Some(started);
+        // The first byte may leave much later, when a connection has to be made: that is the start that is seen.
+        let left_at = Arc::new(Mutex::new(started));
+        let gate = {
+            let (gate, left_at) = (context.gate(), left_at.clone());
+            move || {
+                *left_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                gate()
+            }
+        };
 
         let target = self.target.clone();
         let delivered = {
-            let mut request = std::pin::pin!(context.client.deliver(&target, &head.message, &meta, context.gate()));
+            let mut request = std::pin::pin!(context.client.deliver(&target, &head.message, &meta, gate));
             let mut slow = false;
             loop {
                 tokio::select! {
@@ -312,6 +321,7 @@ impl Lane {
             }
         };
         drop(permit);
+        self.last_start = Some(*left_at.lock().unwrap_or_else(PoisonError::into_inner));
         let Ok(outcome) = delivered else {
             // The gate was closed at the last moment: nothing was sent. Ask, and try again.
             self.ahead.push_front(head);

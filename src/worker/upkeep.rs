@@ -53,7 +53,8 @@ pub async fn run(
         tokio::select! {
             _ = sweep.tick() => {
                 if lowest() {
-                    sweep_once(&context, &pulse).await;
+                    let serves_all = view.borrow().serves_all();
+                    sweep_once(&context, &pulse, serves_all).await;
                     if !pruned {
                         pruned = true;
                         prune_all(&context, keeping).await;
@@ -75,18 +76,19 @@ pub async fn run(
     }
 }
 
-async fn sweep_once(context: &Context, pulse: &Pulse) {
+/// Where nobody serves all, it is no surprise that messages wait: they are told of, and not counted.
+async fn sweep_once(context: &Context, pulse: &Pulse, serves_all: bool) {
     if broken::is(Broken::BellBeforeCommit) {
         return;
     }
     let work = async {
         let (found, mut more) = context.store.sweep(SWEEP_AGE).await?;
-        if !found.is_empty() {
+        if !found.is_empty() && serves_all {
             tracing::warn!(count = found.len(), "messages that no bell had told of were found");
             context.counters.count_swept(found.len());
-            // The database is the truth: whatever a worker believes to stand in the way does not.
-            found.into_iter().for_each(|id| pulse.wake(id));
         }
+        // The database is the truth: whatever a worker believes to stand in the way does not.
+        found.into_iter().for_each(|id| pulse.wake(id));
         while more {
             tokio::time::sleep(BETWEEN_PIECES).await;
             more = context.store.expire_unserved().await?;

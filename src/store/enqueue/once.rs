@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::StoreError;
-use super::enqueue::{
+use super::{
     Answer, Apart, Columns, EnqueueError, FIRST_PAUSE, Item, LONGEST_PAUSE, Post, Verdict, Writer, judge, too_long,
 };
+use crate::store::StoreError;
 
 /// A client hears within 5 s that its twin in another process has not ended.
 const TWIN_PATIENCE: Duration = Duration::from_secs(4);
@@ -164,7 +164,7 @@ fn share(answer: &Answer) -> Answer {
         Err(EnqueueError::Rejected { index, reason }) => Err(EnqueueError::Rejected { index: *index, reason: *reason }),
         Err(EnqueueError::KeyReused) => Err(EnqueueError::KeyReused),
         Err(EnqueueError::Store(error)) => {
-            Err(EnqueueError::Store(StoreError::Unreachable(super::chain(error).into())))
+            Err(EnqueueError::Store(StoreError::Unreachable(crate::store::chain(error).into())))
         }
     }
 }
