@@ -6,7 +6,8 @@ use serde_json::json;
 
 use crate::support::posters::{assert_all_arrived, assert_told_in_time};
 use crate::support::{
-    Answer, Api, Posters, Queue, Receiver, TestDatabase, destinations, private_postgres_with, skip, until, worker,
+    Answer, Api, PATIENCE, Posters, Queue, Receiver, TestDatabase, destinations, private_postgres_with, skip, until,
+    worker,
 };
 
 #[tokio::test]
@@ -79,8 +80,12 @@ async fn with_the_notification_queue_full_posts_are_accepted_and_delivered_when_
     receiver.wait_for_ended(1).await;
     // A session that listens and does not read.
     let stuck = Queue::on(&database).await;
-    stuck.sql("listen anything; begin; select 1").await;
-    while queue.connection.client.execute("select pg_notify('anything', repeat('x', 7900))", &[]).await.is_ok() {}
+    stuck.sql("listen anything").await;
+    stuck.sql("begin").await;
+    let filled = std::time::Instant::now();
+    while queue.connection.client.execute("select pg_notify('anything', repeat('x', 7900))", &[]).await.is_ok() {
+        assert!(filled.elapsed() < PATIENCE, "the queue does not fill");
+    }
     for n in 1..20 {
         posted.push(api.post_message(ids[n % 2], json!(n)).await);
     }

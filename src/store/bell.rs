@@ -20,6 +20,10 @@ const SPACING: Duration = Duration::from_millis(2);
 /// Postgres refuses a payload of 8,000 bytes and more.
 const MAX_PAYLOAD: usize = 7_900;
 
+/// After a NOTIFY that was refused. A full queue of notifications stays full when the session that did not read it has
+/// gone: the next NOTIFY would make room, and that is refused. Asking how full it is makes room too.
+pub(super) const MOVE_NOTIFICATIONS: &str = "select pg_notification_queue_usage()";
+
 #[derive(Clone)]
 pub struct Bell(Arc<Shared>);
 
@@ -61,6 +65,8 @@ async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
             Err(error) => {
                 pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
                 tracing::warn!(error = super::connect::chain(&error), "the bell could not be rung; it will be");
+                // If this fails, so will the next attempt, which says why.
+                let _ = store.query(MOVE_NOTIFICATIONS, &[]).await;
                 shared.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
                 shared.wake.notify_one();
             }

@@ -445,8 +445,7 @@ impl Session {
 
     /// NOTIFY on the aide, where a commit that hangs stops no acknowledgement.
     pub async fn notify(&self, payload: &str) -> Result<(), StoreError> {
-        self.aide.query("select orderly.ring($1)", &[&payload]).await?;
-        Ok(())
+        ring(&self.aide, payload).await
     }
 
     /// Waits up to `seconds` for the end of the next worker's session in the ring of all.
@@ -460,6 +459,13 @@ impl Session {
     }
 }
 
+/// NOTIFY. One that is refused makes room for the next attempt (see there).
+async fn ring(client: &Client, payload: &str) -> Result<(), StoreError> {
+    let Err(error) = client.query("select orderly.ring($1)", &[&payload]).await else { return Ok(()) };
+    let _ = client.query(super::bell::MOVE_NOTIFICATIONS, &[]).await;
+    Err(error.into())
+}
+
 /// Notifications must come back to who listens; behind a transaction pooler they do not.
 async fn hear_oneself(
     listener: &Client,
@@ -468,7 +474,7 @@ async fn hear_oneself(
     me: i64,
 ) -> Result<(), SessionError> {
     let hello = format!("h{me}");
-    aide.query("select orderly.ring($1)", &[&hello]).await.map_err(StoreError::from)?;
+    ring(aide, &hello).await?;
     let heard = async {
         while let Some((_, payload)) = notifications.recv().await {
             if payload == hello {
