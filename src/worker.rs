@@ -12,7 +12,8 @@ mod counters;
 mod feed;
 mod lane;
 mod membership;
-mod notice;
+#[doc(hidden)]
+pub mod notice;
 mod pace;
 mod policy;
 mod scheduler;
