@@ -12,6 +12,8 @@ mod dead_letters;
 mod destinations;
 mod document;
 mod entries;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod idempotency;
 mod inside;

@@ -13,7 +13,8 @@ mod counters;
 mod feed;
 mod lane;
 mod membership;
-mod notice;
+#[doc(hidden)]
+pub mod notice;
 mod obstacles;
 mod pace;
 mod peers;

@@ -17,7 +17,7 @@ pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 pub const DEFAULT_CONTENT_TYPE: &str = "application/json";
 
 /// A JSON value as it stood, byte for byte: key order, duplicate keys, big numbers, `1e400`, spaces.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RawJson(Box<RawValue>);
 

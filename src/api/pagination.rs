@@ -88,7 +88,7 @@ fn decode<const N: usize>(list: List, text: &str) -> Option<[i64; N]> {
     Some(decoded)
 }
 
-fn encode(list: List, keys: &[i64]) -> String {
+pub(super) fn encode(list: List, keys: &[i64]) -> String {
     let mut bytes = vec![VERSION, list.tag()];
     bytes.extend(keys.iter().flat_map(|key| key.to_be_bytes()));
     URL_SAFE_NO_PAD.encode(bytes)

@@ -6,7 +6,7 @@
 mod fault;
 pub(super) mod object;
 
-pub use fault::escape;
+pub use fault::{escape, parse};
 pub(super) use object::only_an_object;
 
 use std::io;

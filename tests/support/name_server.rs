@@ -24,18 +24,33 @@ const AAAA: u16 = 28;
 
 impl NameServer {
     pub async fn answering(zone: impl Fn(&str, usize) -> Option<Vec<IpAddr>> + Send + Sync + 'static) -> NameServer {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        NameServer::on((Ipv4Addr::LOCALHOST, 0).into(), zone).await.expect("a port")
+    }
+
+    /// On an address of the test's choice, which may not be to be had.
+    pub async fn on(
+        address: SocketAddr,
+        zone: impl Fn(&str, usize) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> std::io::Result<NameServer> {
+        let socket = UdpSocket::bind(address).await?;
+        // Hundreds of questions come at once; the system may grant less.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20);
         let address = socket.local_addr().expect("it is bound");
         let (sender, asked) = watch::channel(Vec::new());
         let ended = CancellationToken::new();
         let serving = serve(socket, Arc::new(zone), sender);
         let until = ended.clone();
         tokio::spawn(async move { until.run_until_cancelled(serving).await });
-        NameServer { address, asked, _serving: ended.drop_guard() }
+        Ok(NameServer { address, asked, _serving: ended.drop_guard() })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The names whose IPv4 addresses it was asked for so far.
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.borrow().clone()
     }
 
     /// Waits until it was asked for the IPv4 addresses of names that this counts to as many.

@@ -5,9 +5,11 @@
 //! and a socket. `/etc/hosts` and `/etc/resolv.conf` (servers, search domains, ndots, timeout, attempts) are
 //! read as the C library does, and again when they change; `/etc/nsswitch.conf` is not.
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -20,12 +22,10 @@ use hickory_resolver::{Hosts, TokioResolver, system_conf};
 
 use super::{Looking, Lookup};
 
-const HOSTS: &str = "/etc/hosts";
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
 /// Asks the hosts file first, then name servers.
-#[derive(Default)]
 pub struct SystemLookup {
+    hosts: PathBuf,
+    resolv_conf: PathBuf,
     /// Asked instead of the machine's; names are then whole, without search domains.
     servers: Vec<SocketAddr>,
     current: Mutex<Option<Current>>,
@@ -37,8 +37,8 @@ struct Current {
     sources: Sources,
 }
 
-/// When a file was written, and how long it is; `None`: there is none.
-type Stamp = Option<(SystemTime, u64)>;
+/// Which file it is, when it was written, and how long it is; `None`: there is none.
+type Stamp = Option<(u64, SystemTime, u64)>;
 
 #[derive(Clone)]
 struct Sources {
@@ -49,20 +49,51 @@ struct Sources {
 impl SystemLookup {
     /// Asks these name servers, by UDP and, for long answers, TCP; without any, the machine's.
     pub fn with_servers(servers: Vec<SocketAddr>) -> SystemLookup {
-        SystemLookup { servers, current: Mutex::default() }
+        SystemLookup { servers, ..SystemLookup::default() }
+    }
+
+    /// Reads other files than the machine's; for tests.
+    pub fn from_files(hosts: PathBuf, resolv_conf: PathBuf) -> SystemLookup {
+        SystemLookup { hosts, resolv_conf, servers: Vec::new(), current: Mutex::default() }
+    }
+
+    fn build(&self) -> Result<TokioResolver, NetError> {
+        let read = || system_conf::parse_resolv_conf(std::fs::read(&self.resolv_conf)?);
+        let (config, mut options) = match &self.servers[..] {
+            [] => read().unwrap_or_else(|error| {
+                tracing::warn!(%error, "no name servers are known: 127.0.0.1 is asked, as the C library does");
+                (of_servers(&[(Ipv4Addr::LOCALHOST, 53).into()]), ResolverOpts::default())
+            }),
+            servers => (of_servers(servers), ResolverOpts::default()),
+        };
+        // Both families, always: one forbidden answer refuses the name.
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        options.use_hosts_file = ResolveHosts::Never;
+        // Each new connection asks anew, as without a cache in this process: the machine's own is near.
+        options.cache_size = 0;
+        options.positive_max_ttl = Some(Duration::ZERO);
+        options.negative_max_ttl = Some(Duration::ZERO);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options;
+        builder.build()
     }
 
     /// As the files are now. Two small files are looked at, as the C library does for each name.
     fn sources(&self) -> Result<Sources, NetError> {
-        let stamps = [stamp(HOSTS), stamp(RESOLV_CONF)];
+        let stamps = [stamp(&self.hosts), stamp(&self.resolv_conf)];
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = current.as_ref().filter(|known| known.stamps == stamps) {
             return Ok(known.sources.clone());
         }
-        let hosts = Arc::new(Hosts::from_system().unwrap_or_default());
-        let sources = Sources { hosts, resolver: build(&self.servers)? };
+        let sources = Sources { hosts: Arc::new(read_hosts(&self.hosts)), resolver: self.build()? };
         *current = Some(Current { stamps, sources: sources.clone() });
         Ok(sources)
+    }
+}
+
+impl Default for SystemLookup {
+    fn default() -> SystemLookup {
+        SystemLookup::from_files("/etc/hosts".into(), "/etc/resolv.conf".into())
     }
 }
 
@@ -89,28 +120,20 @@ impl Sources {
     }
 }
 
-fn stamp(file: &str) -> Stamp {
-    let found = Path::new(file).metadata().ok()?;
-    Some((found.modified().ok()?, found.len()))
+fn stamp(file: &Path) -> Stamp {
+    let found = file.metadata().ok()?;
+    Some((found.ino(), found.modified().ok()?, found.len()))
 }
 
-fn build(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
-    let (config, mut options) = match (servers, system_conf::read_system_conf()) {
-        ([], Ok(found)) => found,
-        // Without a file, the C library asks this machine.
-        ([], Err(_)) => (of_servers(&[(Ipv4Addr::LOCALHOST, 53).into()]), ResolverOpts::default()),
-        (servers, _) => (of_servers(servers), ResolverOpts::default()),
-    };
-    // Both families, always: one forbidden answer refuses the name.
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    options.use_hosts_file = ResolveHosts::Never;
-    // Each new connection asks anew, as without a cache in this process: the machine's own is near.
-    options.cache_size = 0;
-    options.positive_max_ttl = Some(Duration::ZERO);
-    options.negative_max_ttl = Some(Duration::ZERO);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    *builder.options_mut() = options;
-    builder.build()
+/// Without a file, or with lines that mean nothing, as if they were not there.
+fn read_hosts(file: &Path) -> Hosts {
+    let mut hosts = Hosts::default();
+    if let Ok(file) = File::open(file)
+        && let Err(error) = hosts.read_hosts_conf(file)
+    {
+        tracing::warn!(%error, "the hosts file cannot be read");
+    }
+    hosts
 }
 
 fn of_servers(servers: &[SocketAddr]) -> ResolverConfig {
