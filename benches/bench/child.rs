@@ -47,6 +47,11 @@ impl Child {
         Child::spawn(name, command)
     }
 
+    /// Somebody else's.
+    pub fn program(name: &'static str, command: Command) -> Result<Child> {
+        Child::spawn(name, command)
+    }
+
     fn spawn(name: &'static str, mut command: Command) -> Result<Child> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().map_err(|error| format!("{name} does not start: {error}"))?;
@@ -63,6 +68,11 @@ impl Child {
         let stdin = self.stdin.as_mut().ok_or("its stdin is closed")?;
         writeln!(stdin, "{line}")?;
         Ok(stdin.flush()?)
+    }
+
+    /// Ends it where it reads until its stdin ends; dropping it ends it anyway.
+    pub fn hang_up(&mut self) {
+        self.stdin = None;
     }
 
     /// Its next line.

@@ -16,8 +16,10 @@ mod isolation;
 mod measure;
 mod memory;
 mod payloads;
+mod peers;
 mod plot;
 mod poster;
+mod queue;
 mod receiver;
 mod report;
 mod scale;
@@ -50,7 +52,7 @@ struct Cli {
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Which ones; all when none is named
+    /// Which ones; all but those with other queues when none is named
     names: Vec<String>,
 
     /// Bodies to send instead of the synthetic one: a JSON value, or {"payload": …}, a line
@@ -68,6 +70,10 @@ pub struct Options {
     /// Where the JSON results and the plots go
     #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance"))]
     out: PathBuf,
+
+    /// Where scripts/bench-peers has installed other queues
+    #[arg(long, value_name = "FOLDER")]
+    peers: Option<PathBuf>,
 
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
@@ -87,6 +93,10 @@ enum Part {
     BareInsert(bare::InsertArguments),
     #[command(hide = true)]
     Post(poster::Arguments),
+    #[command(hide = true)]
+    QueueEnqueue(queue::EnqueueArguments),
+    #[command(hide = true)]
+    QueueWork(queue::WorkArguments),
     #[command(hide = true)]
     FloorHandler,
     #[command(hide = true)]
@@ -143,6 +153,8 @@ fn main() -> ExitCode {
         Some(Part::BareSingle(arguments)) => bare::single(arguments),
         Some(Part::BareInsert(arguments)) => bare::insert(arguments),
         Some(Part::Post(arguments)) => poster::main(arguments),
+        Some(Part::QueueEnqueue(arguments)) => queue::enqueue(arguments),
+        Some(Part::QueueWork(arguments)) => queue::work(arguments),
         Some(Part::FloorHandler) => floor_api::handler(),
         Some(Part::FloorRelay(arguments)) => floor_api::relay(arguments),
         None => conduct(cli.options),
@@ -157,14 +169,17 @@ fn main() -> ExitCode {
 }
 
 fn conduct(options: Options) -> Result<()> {
-    if let Some(unknown) = options.names.iter().find(|name| !NAMES.contains(&name.as_str())) {
-        return Err(format!("there is no benchmark {unknown}; there are {}", NAMES.join(", ")).into());
+    let known = || NAMES.into_iter().chain(peers::NAMES);
+    if let Some(unknown) = options.names.iter().find(|name| !known().any(|known| known == *name)) {
+        let known: Vec<&str> = known().collect();
+        return Err(format!("there is no benchmark {unknown}; there are {}", known.join(", ")).into());
     }
     let payloads = Payloads::load(options.payloads.as_deref())?;
     let bench = Bench { options, payloads };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    for name in NAMES {
-        if !bench.options.names.is_empty() && !bench.options.names.iter().any(|wanted| wanted == name) {
+    for name in known() {
+        let unnamed = bench.options.names.is_empty() && NAMES.contains(&name);
+        if !unnamed && !bench.options.names.iter().any(|wanted| wanted == name) {
             continue;
         }
         let report = runtime.block_on(run(&bench, name))?;
@@ -191,6 +206,8 @@ async fn run(bench: &Bench, name: &str) -> Result<Report> {
         "workers" => workers::run(bench).await,
         "memory" => memory::run(bench).await,
         "scale" => scale::run(bench).await,
+        "peers-idle" => peers::run_idle(bench).await,
+        name if peers::NAMES.contains(&name) => peers::run(bench, name).await,
         other => Err(format!("there is no benchmark {other}").into()),
     }
 }

@@ -154,11 +154,22 @@ pub fn cpu_of(pid: u32) -> Option<f64> {
     Some((fields[11] + fields[12]) as f64 / TICKS)
 }
 
-/// Of a process and all its children, those that have ended included.
+/// Of a process and all its children, those that have ended included. A child that ends between the two looks
+/// would be in neither, or in both: so it is looked again until none did.
 pub fn cpu_of_family(parent: u32) -> f64 {
-    let own = stat(parent).map_or(0, |fields| fields[11..=14].iter().sum());
-    let children: u64 = children_of(parent).into_iter().filter_map(stat).map(|fields| fields[11] + fields[12]).sum();
-    (own + children) as f64 / TICKS
+    let own = || stat(parent).map_or([0; 4], |fields| [fields[11], fields[12], fields[13], fields[14]]);
+    let ended = |own: &[u64; 4]| own[2] + own[3];
+    let mut before = own();
+    for _ in 0..100 {
+        let of_living = children_of(parent).into_iter().filter_map(stat).map(|fields| fields[11] + fields[12]);
+        let children: u64 = of_living.sum();
+        let after = own();
+        if ended(&before) == ended(&after) {
+            return (after.iter().sum::<u64>() + children) as f64 / TICKS;
+        }
+        before = after;
+    }
+    before.iter().sum::<u64>() as f64 / TICKS
 }
 
 fn children_of(parent: u32) -> Vec<u32> {

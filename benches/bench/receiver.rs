@@ -6,6 +6,7 @@
 //! ```text
 //! expect <n>        forgets everything; tells (as `stats`) when n new messages have come
 //! delay <ms>        answers so much later from now on
+//! failing <n>       refuses the first try of each message whose sequence n divides; 0: none
 //! stats             tells
 //! ```
 
@@ -16,7 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -106,6 +107,7 @@ impl Receiver {
 struct State {
     expected: u64,
     delay: Duration,
+    failing: u64,
     last: HashMap<String, u64>,
     stats: Stats,
 }
@@ -122,8 +124,10 @@ pub fn main(_: Arguments) -> Result<()> {
             let mut state = state.borrow_mut();
             match command.split_once(' ') {
                 Some(("expect", n)) => {
-                    *state = State { expected: n.parse()?, delay: state.delay, ..State::default() };
+                    *state =
+                        State { expected: n.parse()?, delay: state.delay, failing: state.failing, ..State::default() };
                 }
+                Some(("failing", n)) => state.failing = n.parse()?,
                 Some(("delay", ms)) => state.delay = Duration::from_millis(ms.parse()?),
                 _ => say(&serde_json::to_string(&state.stats)?),
             }
@@ -167,8 +171,15 @@ async fn answer(
     if path.starts_with("/hang") {
         std::future::pending::<()>().await;
     }
-    let sequence = head.headers.get("orderly-sequence").and_then(|value| value.to_str().ok()?.parse().ok());
-    let delay = state.borrow_mut().note(path, sequence.unwrap_or(0), sent_ns);
+    let number = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let sequence = number("orderly-sequence").unwrap_or(0);
+    let failing = state.borrow().failing;
+    if failing > 0 && sequence.is_multiple_of(failing) && number("orderly-attempt") == Some(1) {
+        let mut response = Response::new(Empty::new());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        return Ok(response);
+    }
+    let delay = state.borrow_mut().note(path, sequence, sent_ns);
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
