@@ -14,7 +14,7 @@ use bytes::Bytes;
 use orderly::domain::{DestinationId, Headers, NewMessage, Sequence};
 use orderly::store::Store;
 use orderly::store::enqueue::Enqueuer;
-use orderly::store::session::{Acknowledgement, Claimed, Ending, LaneStart, Session};
+use orderly::store::session::{Acknowledgement, Claimed, Ending, LaneStart, Release, Session};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -138,9 +138,6 @@ struct Lanes {
     out_of_turn: AtomicU64,
 }
 
-/// A destination with its floor and what was last delivered to it.
-type Left = (DestinationId, Sequence, Sequence);
-
 /// Takes and acknowledges until so many messages have ended, or so long.
 pub fn work(arguments: WorkArguments) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
@@ -178,15 +175,15 @@ pub fn work(arguments: WorkArguments) -> Result<()> {
 
 /// As the clerk does: what is released and then claimed is so in this order, as many lanes as there may be locks.
 async fn serve(session: &Arc<Session>, lanes: &Arc<Lanes>, mut waiting: VecDeque<i64>) -> Result<()> {
-    let mut open: JoinSet<Result<Left>> = JoinSet::new();
-    let mut left: Vec<Left> = Vec::new();
+    let mut open: JoinSet<Result<Release>> = JoinSet::new();
+    let mut left: Vec<Release> = Vec::new();
     loop {
         while let Some(ended) = open.try_join_next() {
             left.push(ended??);
         }
         if !left.is_empty() {
             session.release(&left, false).await?;
-            let ids: Vec<i64> = left.drain(..).map(|lane| lane.0.0).collect();
+            let ids: Vec<i64> = left.drain(..).map(|lane| lane.destination.0).collect();
             session.unlock(&ids).await?;
         }
         let room = session.lock_budget.saturating_sub(open.len()).min(CLAIMS).min(waiting.len());
@@ -207,14 +204,14 @@ async fn serve(session: &Arc<Session>, lanes: &Arc<Lanes>, mut waiting: VecDeque
     }
 }
 
-async fn lane(lanes: Arc<Lanes>, start: LaneStart) -> Result<Left> {
+async fn lane(lanes: Arc<Lanes>, start: LaneStart) -> Result<Release> {
     let (mut floor, mut delivered) = (start.floor, start.last_delivered);
     loop {
         let (answer, answered) = oneshot::channel();
         lanes.wants.send(Want { destination: start.destination, above: floor, answer })?;
         let ahead = answered.await?;
         if ahead.is_empty() {
-            return Ok((start.destination, floor, delivered));
+            return Ok(Release { destination: start.destination, floor, last_delivered: delivered, last_start: None });
         }
         for sequence in ahead {
             if sequence <= floor {
