@@ -250,10 +250,7 @@ impl Scheduler {
                 }
             }
             Notice::Joined(worker, kind) => self.adopt_joined(worker, Kind::from_name(&kind)),
-            Notice::Draining(worker) => {
-                self.view.insert(worker, Kind::Draining);
-                self.publish_view();
-            }
+            Notice::Draining(worker) => self.adopt_draining(worker),
             Notice::Left(worker) => self.adopt_left(worker),
             Notice::Ping { to, .. } => {
                 if to == self.me() {
@@ -572,6 +569,10 @@ impl Scheduler {
                 Kind::General | Kind::Draining => self.scan(),
             }
         }
+        if self.stopping && worker != self.me() {
+            // The joiner has not heard it, and would leave to this one what is its own by now.
+            self.pulse.say_draining();
+        }
         if self.kind == Kind::General {
             // A joiner gets its share: finish the request in flight, release, and ring for it.
             for (id, slot) in &self.slots {
@@ -581,6 +582,19 @@ impl Scheduler {
                     handle.signal(LEAVE);
                 }
             }
+        }
+    }
+
+    /// What it would have served is others', also what a bell told of before this was known.
+    fn adopt_draining(&mut self, worker: WorkerId) {
+        // Not there: it has left since it said so.
+        if self.view.kind(worker).is_none_or(|kind| kind == Kind::Draining) {
+            return;
+        }
+        self.view.insert(worker, Kind::Draining);
+        self.publish_view();
+        if self.kind == Kind::General && self.joined && !self.stopping {
+            self.scan();
         }
     }
 
