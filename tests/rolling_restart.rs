@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::support::posters::{assert_all_arrived, assert_told_in_time};
 use crate::support::{Answer, Posters, Receiver, Stage};
@@ -74,4 +75,30 @@ async fn replacing_every_worker_in_turn_delays_nothing_for_a_second_and_repeats_
         waits[waits.len() - 1],
     );
     assert!(waits[waits.len() - 1] < LONGEST_WAIT, "{:?}", waits[waits.len() - 1]);
+}
+
+/// One that joins while another finishes a long request must not leave to it what is its own.
+#[tokio::test]
+async fn a_worker_that_joins_while_another_drains_serves_its_share_at_once() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|one| if one.path == "/slow" { Answer::hang() } else { Answer::ok() }).await;
+    let slow = stage.api.post_destination(&receiver.url("/slow")).await;
+    let mut ids = Vec::new();
+    for n in 0..40 {
+        ids.push(stage.api.post_destination(&receiver.url(&format!("/{n}"))).await);
+    }
+    let draining = stage.worker(&[]).await;
+    stage.api.post_message(slow, json!("hangs")).await;
+    receiver.wait_for_count(1).await;
+    let staying = stage.worker(&[]).await;
+    draining.signal(Signal::TERM);
+    // It says so before it gives anything back; what it holds it keeps until its request ends.
+    let joined = stage.worker(&[]).await;
+    for id in &ids {
+        stage.api.post_message(*id, json!("for whoever stays")).await;
+    }
+    receiver.wait_for_within(Duration::from_secs(5), |all| all.len() > ids.len()).await;
+    for worker in [&draining, &staying, &joined] {
+        assert!(!worker.stderr().iter().any(|line| line.contains("no bell had told of")), "only the sweep found some");
+    }
 }

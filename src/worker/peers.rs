@@ -47,9 +47,14 @@ impl Peers {
         worker == self.me
     }
 
-    pub fn adopt_draining(&mut self, worker: WorkerId) {
+    /// True: this is news. A worker may say it again, or have left since.
+    pub fn adopt_draining(&mut self, worker: WorkerId) -> bool {
+        if self.view.kind(worker).is_none_or(|kind| kind == Kind::Draining) {
+            return false;
+        }
         self.view.insert(worker, Kind::Draining);
         self.publish();
+        true
     }
 
     pub fn adopt_left(&mut self, worker: WorkerId) -> Gone {

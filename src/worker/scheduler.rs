@@ -197,10 +197,7 @@ impl Scheduler {
                 }
             }
             Notice::Joined(worker, kind) => self.adopt_joined(worker, Kind::from_name(&kind)),
-            Notice::Draining(worker) => {
-                self.peers.adopt_draining(worker);
-                self.take_share();
-            }
+            Notice::Draining(worker) => self.adopt_draining(worker),
             Notice::Left(worker) => self.adopt_left(worker),
             Notice::Ping { to, .. } => {
                 if to == self.peers.me {
@@ -474,6 +471,10 @@ impl Scheduler {
                 Kind::General | Kind::Draining => self.survey.look_for_unserved(),
             }
         }
+        if self.peers.is_stopping() && !me {
+            // The joiner has not heard it, and would leave to this one what is its own by now.
+            self.wiring.pulse.say_draining();
+        }
         // A joiner gets its share: finish the request in flight, release, and ring for it.
         for (id, slot) in &self.slots {
             if let Slot::Serving { handle, .. } = slot
@@ -481,6 +482,17 @@ impl Scheduler {
             {
                 handle.signal(LEAVE);
             }
+        }
+    }
+
+    /// What it would have served is others', also what a bell told of before this was known.
+    fn adopt_draining(&mut self, worker: WorkerId) {
+        if !self.peers.adopt_draining(worker) {
+            return;
+        }
+        self.take_share();
+        if self.peers.kind == Kind::General && self.peers.has_joined() && !self.peers.is_stopping() {
+            self.survey.look_for_unserved();
         }
     }
 

@@ -38,9 +38,8 @@ pub(super) fn judge_server(server: &Server, production: bool) -> Vec<Finding> {
 pub(super) fn judge_version(server: &Server) -> Finding {
     let text = format!("Postgres {}", server.version);
     match server.version_number {
-        150_000.. => Finding::ok("version", text),
-        140_000.. => Finding::warn("version", format!("{text} may work and is not tested")).mend("use 15 or later"),
-        _ => Finding::fail("version", format!("{text} is too old")).mend("use 15 or later"),
+        140_000.. => Finding::ok("version", text),
+        _ => Finding::fail("version", format!("{text} is too old")).mend("use 14 or later"),
     }
 }
 
