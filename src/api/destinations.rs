@@ -49,7 +49,7 @@ impl DestinationsApi {
     ) -> Result<DestinationCreated, Answers<Creating>> {
         let tenancy = caller.require(Scope::DestinationsWrite)?;
         let tenant = tenancy.as_deref();
-        let key = key.of(&body.bytes);
+        let key = key.of(body.bytes);
         let settings = body.value.check(&Default::default())?;
         let store = &self.state.store;
         // Before the URL's address is asked for: it may have changed since.

@@ -1,5 +1,6 @@
 //! Is this request the same one as an earlier one?
 
+use bytes::Bytes;
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaParamIn, MetaSchema, MetaSchemaRef};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
@@ -22,10 +23,11 @@ struct Named {
 }
 
 impl Idempotency {
-    /// The key under which this body is carried out once.
-    pub fn of(self, body: &[u8]) -> Option<IdempotencyKey> {
+    /// The key under which this body is carried out once. Takes the body: what was read from it is enough from here
+    /// on, and thousands wait for the database with it.
+    pub fn of(self, body: Bytes) -> Option<IdempotencyKey> {
         let Named { path, key } = self.0?;
-        Some(IdempotencyKey { path, key, body_hash: Sha256::digest(body).to_vec() })
+        Some(IdempotencyKey { path, key, body_hash: Sha256::digest(&body).to_vec() })
     }
 }
 

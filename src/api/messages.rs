@@ -40,7 +40,7 @@ impl MessagesApi {
         let tenancy = caller.require(Scope::MessagesWrite)?;
         let message = body.value.check("")?;
         let queued = self
-            .enqueue(tenancy.as_deref(), key.of(&body.bytes), vec![message], |_| "/destination_id".to_owned())
+            .enqueue(tenancy.as_deref(), key.of(body.bytes), vec![message], |_| "/destination_id".to_owned())
             .await?;
         let queued = queued.into_iter().next().ok_or_else(|| Problem::unavailable("the message was not queued"))?;
         Ok(Created(queued.into()))
@@ -61,7 +61,7 @@ impl MessagesApi {
         let tenancy = caller.require(Scope::MessagesWrite)?;
         let messages = body.value.check()?;
         let pointer = |index| format!("/messages/{index}/destination_id");
-        let queued = self.enqueue(tenancy.as_deref(), key.of(&body.bytes), messages, pointer).await?;
+        let queued = self.enqueue(tenancy.as_deref(), key.of(body.bytes), messages, pointer).await?;
         Ok(Created(MessagesQueued { data: queued.into_iter().map(MessageQueued::from).collect() }))
     }
 
