@@ -36,6 +36,10 @@ use cluster::Cluster;
 use payloads::Payloads;
 use report::Report;
 
+/// As Orderly's, so that what is compared is not the allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub type Result<T> = std::result::Result<T, Failure>;
 

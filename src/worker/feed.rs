@@ -24,10 +24,18 @@ pub struct Ahead {
     pub expires_at: Instant,
 }
 
+/// The oldest messages of a queue above a sequence.
+#[derive(Default)]
+pub struct Reading {
+    pub messages: Vec<Ahead>,
+    /// There were no others when this was read.
+    pub complete: bool,
+}
+
 struct Want {
     destination: DestinationId,
     above: Sequence,
-    answer: oneshot::Sender<Vec<Ahead>>,
+    answer: oneshot::Sender<Reading>,
 }
 
 #[derive(Clone)]
@@ -55,18 +63,21 @@ impl Feed {
                     let left = std::time::Duration::from_millis(row.expires_in_ms.max(0).unsigned_abs());
                     answers[row.want].push(Ahead { message: row.message, expires_at: now + left });
                 }
-                for (want, mut answer) in batch.drain(..).zip(answers) {
+                for (want, mut messages) in batch.drain(..).zip(answers) {
                     // The join promises no order between rows.
-                    answer.sort_by_key(|ahead| ahead.message.sequence);
-                    let _ = want.answer.send(answer);
+                    messages.sort_by_key(|ahead| ahead.message.sequence);
+                    // Whatever else there was would have been within both bounds.
+                    let bytes: usize = messages.iter().map(|ahead| ahead.message.payload.len()).sum();
+                    let complete = i64::try_from(messages.len()).is_ok_and(|count| count < MESSAGES) && bytes < share;
+                    let _ = want.answer.send(Reading { messages, complete });
                 }
             }
         });
         Feed(sender)
     }
 
-    /// The oldest messages above a sequence; none: there were none when this was asked.
-    pub async fn read(&self, destination: DestinationId, above: Sequence) -> Result<Vec<Ahead>, Lost> {
+    /// As of when this was asked, or later.
+    pub async fn read(&self, destination: DestinationId, above: Sequence) -> Result<Reading, Lost> {
         let (answer, answered) = oneshot::channel();
         self.0.send(Want { destination, above, answer }).map_err(|_| Lost)?;
         answered.await.map_err(|_| Lost)

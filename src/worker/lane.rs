@@ -105,6 +105,8 @@ pub struct Lane {
     /// Of the head, when it failed before: which, how often, and when it may be tried again.
     failed: Option<(Sequence, u32, Instant)>,
     ahead: VecDeque<Ahead>,
+    /// What was read last was all there was, and was something: what came since rings.
+    read_all: bool,
     /// When its last request started, as far as is known: for `max_per_second`.
     last_start: Option<Instant>,
     /// The last try timed out: the next starts in the second budget.
@@ -138,6 +140,7 @@ impl Lane {
             skips: start.skips,
             failed: start.head.map(|head| (head.sequence, head.attempts, now + head.wait)),
             ahead: VecDeque::new(),
+            read_all: false,
             last_start: start.since_start.and_then(|since| now.checked_sub(since)),
             suspect: false,
             policy: start.policy,
@@ -176,7 +179,7 @@ impl Lane {
                 return Ok(End::Dormant(None));
             }
             let Some((sequence, expires_at)) = self.head().await? else {
-                if self.linger().await {
+                if self.linger().await && (!std::mem::take(&mut self.read_all) || self.head().await?.is_none()) {
                     return Ok(End::Drained);
                 }
                 continue;
@@ -207,10 +210,13 @@ impl Lane {
 
     /// The oldest message that has not ended, and when it expires.
     async fn head(&mut self) -> Result<Option<(Sequence, Instant)>, Lost> {
-        if self.ahead.is_empty() {
+        // With all read and no bell since there is nothing: a look for each message would be every other one.
+        if self.ahead.is_empty() && (!self.read_all || self.handle.has(BELL)) {
             // Forgotten before looking: a bell that comes while this reads is heard afterwards.
             self.handle.take(BELL);
-            self.ahead.extend(self.context.feed.read(self.destination, self.floor).await?);
+            let reading = self.context.feed.read(self.destination, self.floor).await?;
+            self.read_all = reading.complete && !reading.messages.is_empty();
+            self.ahead.extend(reading.messages);
             if broken::is(Broken::QuietAfterLook) {
                 self.handle.take(BELL);
                 let _ = futures_util::FutureExt::now_or_never(self.handle.wake.notified());
@@ -220,7 +226,7 @@ impl Lane {
     }
 
     /// Waits for news; true: there was none for long enough to give the destination back.
-    async fn linger(&self) -> bool {
+    async fn linger(&mut self) -> bool {
         if self.context.linger.is_zero() {
             return !self.handle.has(BELL | ASKED);
         }
@@ -231,6 +237,10 @@ impl Lane {
             return false;
         }
         if self.context.stays {
+            if std::mem::take(&mut self.read_all) {
+                // A bell may have been lost: look before waiting for one without end.
+                return false;
+            }
             // Never given back: what a release would write is written, for whoever comes after a crash.
             self.context.checkpoint(self.release()).await;
             self.handle.wake.notified().await;
@@ -470,10 +480,11 @@ impl Lane {
         self.floor = self.floor.max(now.floor);
         self.failed = now.head.map(|head| (head.sequence, head.attempts, Instant::now() + head.wait));
         self.ahead.clear();
+        self.read_all = false;
         if let Some(sequence) = in_flight {
             // It is not the head while it is in flight; it is put back if it has to be tried again, so what
             // is read next must come after it.
-            self.ahead.extend(context.feed.read(self.destination, sequence).await?);
+            self.ahead.extend(context.feed.read(self.destination, sequence).await?.messages);
         }
         Ok(None)
     }
