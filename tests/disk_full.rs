@@ -6,6 +6,8 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use orderly::embedded::{EmbeddedPostgres, StopMode};
@@ -73,15 +75,26 @@ async fn with_the_tables_disk_full_clients_hear_503_and_a_worker_waits_without_s
     admin.sql(&format!("create tablespace small location '{}'", folder.display())).await;
     admin.sql("create database orders tablespace small").await;
     let database = TestDatabase::migrated(postgres.url_for("orders")).await;
-    let receiver =
-        Receiver::answering(|_| Answer::ok().body(random_text(FILLER)).after(Duration::from_millis(5))).await;
+    let slow = Arc::new(AtomicBool::new(false));
+    let receiver = {
+        let slow = slow.clone();
+        Receiver::answering(move |_| {
+            let after = Duration::from_millis(if slow.load(Ordering::Relaxed) { 1_000 } else { 5 });
+            Answer::ok().body(random_text(FILLER)).after(after)
+        })
+        .await
+    };
     let ids = destinations(&Queue::on(&database).await, &receiver, PATHS.len()).await;
     let (_serving, api) = Api::serve(&database).await;
     let worker = worker(&database, &["--persistent"]).await;
     let posters = Posters::with_filler(&api, &ids, FILLER);
     posters.wait_for_each(3, |one| one.accepted()).await;
+    // So many wait that their outcomes do not fit into pages that are there already.
+    slow.store(true, Ordering::Relaxed);
+    posters.wait_for_each(20, |one| one.accepted()).await;
 
     disk.fill();
+    slow.store(false, Ordering::Relaxed);
     posters.wait_for_each(3, |one| !one.accepted()).await;
     let waits = || worker.stderr().iter().filter(|line| line.contains("outcomes cannot be written yet")).count();
     until(Duration::from_secs(30), async || waits(), |waits| *waits >= 6).await;
