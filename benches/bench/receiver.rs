@@ -31,6 +31,9 @@ use super::child::Child;
 use super::histogram::Histogram;
 use super::measure::now_ns;
 
+/// A run that has not got all its messages after this long has lost some.
+const LONGEST_RUN: Duration = Duration::from_secs(600);
+
 #[derive(clap::Args)]
 pub struct Arguments {}
 
@@ -97,9 +100,19 @@ impl Receiver {
         Err(format!("only {came} of {messages} messages came").into())
     }
 
-    /// When all that was expected has come.
+    /// When all that was expected has come; an error after ten minutes.
     pub fn complete(&mut self) -> Result<Stats> {
-        self.child.json()
+        let process = rustix::process::Pid::from_raw(self.child.pid().cast_signed()).ok_or("it has a pid")?;
+        let (over, ends) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            if ends.recv_timeout(LONGEST_RUN) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                // What is read from it then ends.
+                let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+            }
+        });
+        let stats = self.child.json();
+        drop(over);
+        stats
     }
 }
 
