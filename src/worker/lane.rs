@@ -210,6 +210,10 @@ impl Lane {
 
     /// The oldest message that has not ended, and when it expires.
     async fn head(&mut self) -> Result<Option<(Sequence, Instant)>, Lost> {
+        if broken::is(Broken::QuietAfterLook) && self.ahead.is_empty() {
+            self.handle.take(BELL);
+            let _ = futures_util::FutureExt::now_or_never(self.handle.wake.notified());
+        }
         // With all read and no bell since there is nothing: a look for each message would be every other one.
         if self.ahead.is_empty() && (!self.read_all || self.handle.has(BELL)) {
             // Forgotten before looking: a bell that comes while this reads is heard afterwards.
@@ -217,10 +221,6 @@ impl Lane {
             let reading = self.context.feed.read(self.destination, self.floor).await?;
             self.read_all = reading.complete && !reading.messages.is_empty();
             self.ahead.extend(reading.messages);
-            if broken::is(Broken::QuietAfterLook) {
-                self.handle.take(BELL);
-                let _ = futures_util::FutureExt::now_or_never(self.handle.wake.notified());
-            }
         }
         Ok(self.ahead.front().map(|head| (head.message.sequence, head.expires_at)))
     }
