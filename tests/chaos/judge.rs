@@ -244,8 +244,7 @@ fn check_flights(history: &History<'_>, timeout: Micros, violations: &mut Vec<Vi
 /// others it looks like one that was killed.
 fn cannot_hang_up(stop: &Fault, history: &History<'_>, other: &Request, request: &Request) -> bool {
     let stopped = matches!(stop.kind, FaultKind::Zombie | FaultKind::WorkerPause | FaultKind::WorkerHang)
-        // Empty: what it served could not be found out in time.
-        && (stop.victims.is_empty() || stop.victims.contains(&history.destination))
+        && befell(stop, history)
         && other.begun_at <= stop.from + SECOND
         && stop.from <= request.begun_at
         && stop.until.is_none_or(|until| request.begun_at <= until + SECOND / 4);
@@ -256,6 +255,11 @@ fn cannot_hang_up(stop: &Fault, history: &History<'_>, other: &Request, request:
         of_it && ends && stop.from <= fault.from && fault.from <= request.begun_at
     };
     stopped && (stop.kind == FaultKind::Zombie || history.faults.iter().any(ends_it))
+}
+
+/// Whether the fault's worker served the destination, as far as that could be found out in time.
+fn befell(fault: &Fault, history: &History<'_>) -> bool {
+    fault.victims.is_empty() || fault.victims.contains(&history.destination)
 }
 
 /// Sent again after a success, or after a hang-up: each time by a fault of its own.
@@ -274,7 +278,7 @@ fn check_repeats(history: &History<'_>, timeout: Micros, violations: &mut Vec<Vi
         let at = before.ended_at.unwrap_or(Micros::MAX).min(request.begun_at);
         let reason = (0..history.faults.len()).find(|index| {
             let fault = &history.faults[*index];
-            !used.contains(index) && explains_repeat(fault, before.begun_at, at)
+            !used.contains(index) && explains_repeat(fault, history, before.begun_at, at)
         });
         match reason {
             Some(index) => drop(used.insert(index)),
@@ -290,7 +294,7 @@ fn check_repeats(history: &History<'_>, timeout: Micros, violations: &mut Vec<Vi
 }
 
 /// Whether a fault may have kept a request from its end, or that end from being written.
-fn explains_repeat(fault: &Fault, begun_at: Micros, ended_at: Micros) -> bool {
+fn explains_repeat(fault: &Fault, history: &History<'_>, begun_at: Micros, ended_at: Micros) -> bool {
     let disturbs = match fault.kind {
         FaultKind::WorkerKill
         | FaultKind::WorkerHang
@@ -314,8 +318,22 @@ fn explains_repeat(fault: &Fault, begun_at: Micros, ended_at: Micros) -> bool {
         | FaultKind::LinkDelay
         | FaultKind::RowLock => false,
     };
-    let until = fault.until.unwrap_or(Micros::MAX);
-    disturbs && fault.from <= ended_at + SECOND && begun_at <= until.saturating_add(SECOND)
+    // While a process is stopped it writes no end down, and notices nothing until it goes on: what befalls it then
+    // reaches from the one to the other. The stop alone explains nothing.
+    let mut span = (fault.from, fault.until.unwrap_or(Micros::MAX));
+    for stop in history.faults.iter().filter(|stop| stop.kind == FaultKind::WorkerPause && befell(stop, history)) {
+        let until = stop.until.unwrap_or(Micros::MAX);
+        if (stop.target == fault.target || befalls_all(fault)) && (stop.from..=until).contains(&fault.from) {
+            span = (span.0.min(stop.from), span.1.max(until));
+        }
+    }
+    disturbs && span.0 <= ended_at + SECOND && begun_at <= span.1.saturating_add(SECOND)
+}
+
+/// Whether every session ends by it.
+fn befalls_all(fault: &Fault) -> bool {
+    use FaultKind::{AllCut, BackendCrash, DatabaseFast, DatabaseImmediate, DatabaseKill, RestartBehind};
+    matches!(fault.kind, AllCut | BackendCrash | DatabaseFast | DatabaseImmediate | DatabaseKill | RestartBehind)
 }
 
 /// `orderly-previous-sequence` is the last one delivered, `orderly-skipped` what ended otherwise since;

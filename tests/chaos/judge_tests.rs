@@ -204,6 +204,29 @@ fn a_repeat_needs_a_fault_of_its_own() {
 }
 
 #[test]
+fn what_befalls_a_process_that_is_stopped_reaches_over_the_stop() {
+    // Answered while the worker is stopped; its session is ended long after the answer, before it goes on.
+    let again = || calm().request(3, 5_200, 5_210, epoch(2, 2)).fault(FaultKind::WorkerPause, 58, 5_000);
+    again().expect(&[Rule::Repeat]);
+    again().fault(FaultKind::SessionEnd, 3_000, 3_010).expect(&[]);
+    again().fault(FaultKind::AllCut, 3_000, 3_010).expect(&[]);
+    // After it has gone on there was time to write the end down.
+    again().fault(FaultKind::AllCut, 6_500, 6_510).expect(&[Rule::Repeat]);
+    // Another worker's session, another destination's worker.
+    let mut made = again().fault(FaultKind::SessionEnd, 3_000, 3_010);
+    made.0.faults[1].target = "worker-2".into();
+    made.expect(&[Rule::Repeat]);
+    let mut made = again().fault(FaultKind::AllCut, 3_000, 3_010);
+    made.0.faults[0].victims = vec![8];
+    made.expect(&[Rule::Repeat]);
+    // Each explains one repeat.
+    again()
+        .fault(FaultKind::AllCut, 3_000, 3_010)
+        .request(3, 5_300, 5_310, epoch(2, 3))
+        .expect(&[Rule::Repeat]);
+}
+
+#[test]
 fn a_request_without_an_answer_is_sent_again_only_after_a_fault() {
     let closed = |made: Made| {
         made.request(3, 55, 58, |request| (request.previous, request.end) = (2, Some(End::Closed)))
