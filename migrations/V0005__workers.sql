@@ -133,6 +133,21 @@ create function orderly.unserved(me bigint) returns table (destination_id bigint
     order by c.destination_id
 $$;
 
+-- Of these, what could be sent and has lain for so long though a bell told of it: whoever should claim it does not.
+create function orderly.neglected(ids bigint[], after_seconds double precision) returns setof bigint
+    language sql stable
+    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+    as $$
+    select c.destination_id
+    from unnest(ids) i(id)
+    join orderly.claims c on c.destination_id = i.id
+    join lateral (select m.created_at from orderly.messages m where m.destination_id = c.destination_id and m.sequence > c.floor
+                  order by m.sequence limit 1) h on h.created_at < clock_timestamp() - make_interval(secs => after_seconds)
+    where (c.owner is null or not exists (select from orderly.workers w where w.id = c.owner)) and not c.held
+      and (c.next_attempt_at is null or c.next_attempt_at < clock_timestamp() - make_interval(secs => after_seconds))
+      and exists (select from orderly.destinations d where d.id = c.destination_id and d.state = 'active')
+$$;
+
 create function orderly.owned_by(worker bigint) returns setof bigint
     language sql stable as $$ select c.destination_id from orderly.claims c where c.owner = worker $$;
 

@@ -57,6 +57,22 @@ impl Store {
             .collect())
     }
 
+    /// Of these, what nobody serves though its head could have been sent for so long.
+    pub async fn list_neglected(
+        &self,
+        ids: &[DestinationId],
+        after: Duration,
+    ) -> Result<Vec<DestinationId>, StoreError> {
+        let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+        let rows = self
+            .query(
+                "select orderly.neglected($1, $2)",
+                &[(&ids, Type::INT8_ARRAY), (&after.as_secs_f64(), Type::FLOAT8)],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| DestinationId(row.get(0))).collect())
+    }
+
     pub async fn list_owned_by(&self, worker: WorkerId) -> Result<Vec<DestinationId>, StoreError> {
         let rows = self.query("select orderly.owned_by($1)", &[(&worker.0, Type::INT8)]).await?;
         Ok(rows.iter().map(|row| DestinationId(row.get(0))).collect())

@@ -65,6 +65,13 @@ impl View {
         self.of_kind(Kind::General).max_by_key(|worker| weight(*worker, destination))
     }
 
+    /// The next one by the same hash: it claims what the preferred one leaves lying.
+    pub fn second(&self, destination: DestinationId) -> Option<WorkerId> {
+        let first = self.preferred(destination);
+        let others = self.of_kind(Kind::General).filter(|worker| Some(*worker) != first);
+        others.max_by_key(|worker| weight(*worker, destination))
+    }
+
     /// The one that does what one worker does for all: a general one, else a pinned one, else one that runs once.
     pub fn lowest(&self) -> Option<WorkerId> {
         self.of_kind(Kind::General)
@@ -119,6 +126,10 @@ mod tests {
             let before = four.preferred(id).expect("somebody");
             let after = five.preferred(id).expect("somebody");
             assert!(after == before || after == WorkerId(5));
+            // The second one is who would be the first without the first.
+            let mut without = five.clone();
+            without.remove(after);
+            assert_eq!(five.second(id), without.preferred(id));
             *counts.entry(after).or_insert(0) += 1;
         }
         assert!(counts.values().all(|count| (1_800..2_200).contains(count)), "{counts:?}");
@@ -142,5 +153,6 @@ mod tests {
         view.remove(WorkerId(4));
         assert_eq!(view.lowest(), Some(WorkerId(1)), "and one that runs once, when it is alone");
         assert_eq!(super::View::default().preferred(DestinationId(1)), None);
+        assert_eq!(super::tests::view([3]).second(DestinationId(1)), None, "nobody stands in for one that is alone");
     }
 }

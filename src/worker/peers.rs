@@ -90,6 +90,11 @@ impl Peers {
         }
     }
 
+    /// Whether this worker should serve it, when nobody does and the one that should does not either.
+    pub fn is_stand_in(&self, id: DestinationId) -> bool {
+        self.kind == Kind::General && !self.stopping && self.joined && self.view.second(id) == Some(self.me)
+    }
+
     /// Whether it serves what another one should: the request in flight is finished, and the rest left to it.
     pub fn is_anothers(&self, id: DestinationId) -> bool {
         self.kind == Kind::General && self.view.preferred(id).is_some_and(|worker| worker != self.me)

@@ -38,19 +38,20 @@ pub enum Finish {
 }
 
 enum Slot {
-    /// `news`: heard since it was asked for; `woken`: among it that what stood in the way is no longer.
-    Claiming {
-        news: bool,
-        woken: bool,
-    },
-    Serving {
-        handle: Arc<Handle>,
-        since: Instant,
-    },
-    Releasing {
-        news: bool,
-        then: After,
-    },
+    Claiming(Claim),
+    Serving { handle: Arc<Handle>, since: Instant },
+    Releasing { news: bool, then: After },
+}
+
+/// What is known beside a claim that was asked for.
+#[derive(Default)]
+struct Claim {
+    /// Heard since.
+    news: bool,
+    /// Among it: what stood in the way does so no longer.
+    woken: bool,
+    /// It is another worker's, which leaves it lying: nobody to leave it to.
+    neglected: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -180,8 +181,8 @@ impl Scheduler {
             Notice::Wake(ids) => {
                 for id in ids {
                     self.obstacles.wake(id);
-                    if let Some(Slot::Claiming { woken, .. }) = self.slots.get_mut(&id) {
-                        *woken = true;
+                    if let Some(Slot::Claiming(claim)) = self.slots.get_mut(&id) {
+                        claim.woken = true;
                     }
                     self.ring(id);
                 }
@@ -191,7 +192,7 @@ impl Scheduler {
                     match self.slots.get_mut(&id) {
                         Some(Slot::Serving { handle, .. }) => handle.signal(ASKED),
                         // A claim tells of requests itself, but one may come right after it looked.
-                        Some(Slot::Claiming { news, .. } | Slot::Releasing { news, .. }) => *news = true,
+                        Some(Slot::Claiming(Claim { news, .. }) | Slot::Releasing { news, .. }) => *news = true,
                         None => {}
                     }
                 }
@@ -214,9 +215,11 @@ impl Scheduler {
     fn ring(&mut self, id: DestinationId) {
         match self.slots.get_mut(&id) {
             Some(Slot::Serving { handle, .. }) => handle.signal(BELL),
-            Some(Slot::Claiming { news, .. } | Slot::Releasing { news, .. }) => *news = true,
+            Some(Slot::Claiming(Claim { news, .. }) | Slot::Releasing { news, .. }) => *news = true,
             None => {
-                if self.peers.is_mine(id) && !self.obstacles.has(id) {
+                if self.peers.is_stand_in(id) {
+                    self.survey.doubt(id);
+                } else if self.peers.is_mine(id) && !self.obstacles.has(id) {
                     self.want(id);
                 }
             }
@@ -235,7 +238,11 @@ impl Scheduler {
             self.make_room();
             return;
         }
-        self.slots.insert(id, Slot::Claiming { news: false, woken: false });
+        self.claim(id, Claim::default());
+    }
+
+    fn claim(&mut self, id: DestinationId, claim: Claim) {
+        self.slots.insert(id, Slot::Claiming(claim));
         let _ = self.wiring.orders.send(Order::Claim(id));
     }
 
@@ -244,7 +251,7 @@ impl Scheduler {
         let leaving = self.slots.values().filter(|slot| match slot {
             Slot::Serving { handle, .. } => handle.has(LEAVE),
             Slot::Releasing { .. } => true,
-            Slot::Claiming { .. } => false,
+            Slot::Claiming(_) => false,
         });
         if leaving.count() >= self.waiting.len() {
             return;
@@ -252,7 +259,7 @@ impl Scheduler {
         let serving = || {
             self.slots.iter().filter_map(|(id, slot)| match slot {
                 Slot::Serving { handle, since } if !handle.has(LEAVE) => Some((*id, handle, *since)),
-                Slot::Serving { .. } | Slot::Claiming { .. } | Slot::Releasing { .. } => None,
+                Slot::Serving { .. } | Slot::Claiming(_) | Slot::Releasing { .. } => None,
             })
         };
         let quiet = serving()
@@ -287,28 +294,28 @@ impl Scheduler {
     fn take_report(&mut self, report: Report) {
         match report {
             Report::Claimed(id, claimed) => {
-                let (news, woken) = match self.slots.remove(&id) {
-                    Some(Slot::Claiming { news, woken }) => (news, woken),
-                    Some(Slot::Serving { .. } | Slot::Releasing { .. }) | None => (false, false),
+                let claim = match self.slots.remove(&id) {
+                    Some(Slot::Claiming(claim)) => claim,
+                    Some(Slot::Serving { .. } | Slot::Releasing { .. }) | None => Claim::default(),
                 };
                 match claimed {
                     Claimed::Lane(start) => {
                         self.obstacles.settle(id);
                         // After the lock table was full, back to the whole share, step by step.
                         self.cap = (self.cap + 1).min(self.share());
-                        self.start_lane(*start, news);
+                        self.start_lane(*start, &claim);
                         return;
                     }
                     Claimed::Owned(owner) => {
                         self.find_owned(id, owner);
-                        if news {
+                        if claim.news {
                             // Perhaps its holder's bell: given back since the claim looked.
                             self.ring(id);
                         }
                     }
                     Claimed::Dormant(wait) => {
                         self.obstacles.settle(id);
-                        if woken {
+                        if claim.woken {
                             // What it says may be from before the wake.
                             self.want(id);
                         } else {
@@ -373,7 +380,7 @@ impl Scheduler {
     /// What is locked, as far as reports have come: the clerk works in order, so what it is told to spare
     /// contains all it has reported.
     fn held(&self) -> Vec<DestinationId> {
-        let held = self.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Claiming { .. }));
+        let held = self.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Claiming(_)));
         held.map(|(id, _)| *id).collect()
     }
 
@@ -403,13 +410,13 @@ impl Scheduler {
         }
     }
 
-    fn start_lane(&mut self, start: LaneStart, news: bool) {
+    fn start_lane(&mut self, start: LaneStart, claim: &Claim) {
         let id = start.destination;
         let handle = Arc::new(Handle::default());
-        if news {
+        if claim.news {
             handle.signal(BELL | ASKED);
         }
-        if self.peers.is_stopping() || self.peers.is_anothers(id) {
+        if self.peers.is_stopping() || self.peers.is_anothers(id) && !claim.neglected {
             handle.signal(LEAVE);
         }
         if self.standing_by {
@@ -564,6 +571,18 @@ impl Scheduler {
                     self.ring(id);
                 }
                 self.context.counters.count_takeover(self.slots.len() - before);
+            }
+            News::Neglected(ids) => {
+                // None beyond the cap: here is enough to do, and the sweep tells of them again.
+                let room = self.cap.saturating_sub(self.slots.len());
+                let ids: Vec<_> = ids.into_iter().filter(|id| !self.slots.contains_key(id)).take(room).collect();
+                if ids.is_empty() || self.peers.is_stopping() {
+                    return false;
+                }
+                tracing::warn!(count = ids.len(), "claimed what another worker, whose it is, has left lying");
+                for id in ids {
+                    self.claim(id, Claim { neglected: true, ..Claim::default() });
+                }
             }
             News::Owned(ids) => {
                 // Ours by the database, and not by us: a release that was never written. It has no lock.

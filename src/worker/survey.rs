@@ -2,7 +2,8 @@
 //!
 //! Each look is a task of its own, so that the scheduler waits for none; what it finds comes back as news.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -13,12 +14,17 @@ use crate::domain::{DestinationId, WorkerId};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// So long, and up to twice that, the worker that should claim a destination has for it (DESIGN: anybody after 1 s).
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// News that does not come by NOTIFY.
 pub enum News {
     /// Destinations with messages that nobody serves: ready, or after a wait.
     Unserved(Vec<(DestinationId, Option<Duration>)>),
     /// What a worker that is gone had.
     Orphaned(Vec<DestinationId>),
+    /// What the worker that should serve it left lying.
+    Neglected(Vec<DestinationId>),
     /// What the database says that this worker owns.
     Owned(Vec<DestinationId>),
 }
@@ -26,11 +32,20 @@ pub enum News {
 pub struct Survey {
     context: Arc<Context>,
     news: mpsc::UnboundedSender<News>,
+    doubts: Arc<Mutex<Doubts>>,
+}
+
+/// Destinations that a bell told of, and that another worker should claim.
+#[derive(Default)]
+struct Doubts {
+    noted: BTreeSet<i64>,
+    /// A task looks after them.
+    tended: bool,
 }
 
 impl Survey {
     pub fn new(context: Arc<Context>, news: mpsc::UnboundedSender<News>) -> Survey {
-        Survey { context, news }
+        Survey { context, news, doubts: Arc::default() }
     }
 
     /// Looks for everything that nobody serves, once; until it was answered.
@@ -64,4 +79,45 @@ impl Survey {
             }
         });
     }
+
+    /// A bell rang for what another worker should claim. A look in a second or two shows whether it did; a worker that
+    /// hangs, or is cut off, is known to be so only after half a minute.
+    pub fn doubt(&self, id: DestinationId) {
+        let mut doubts = lock(&self.doubts);
+        doubts.noted.insert(id.0);
+        if !std::mem::replace(&mut doubts.tended, true) {
+            tokio::spawn(resolve_doubts(self.context.clone(), self.news.clone(), self.doubts.clone()));
+        }
+    }
+}
+
+/// One statement a second at most, as long as bells ring; then it ends.
+async fn resolve_doubts(context: Arc<Context>, news: mpsc::UnboundedSender<News>, doubts: Arc<Mutex<Doubts>>) {
+    let mut ripe: Vec<DestinationId> = Vec::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(PATIENCE) => {}
+            () = context.lost.cancelled() => return,
+        }
+        if !ripe.is_empty() {
+            match context.store.list_neglected(&ripe, PATIENCE).await {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => drop(news.send(News::Neglected(found))),
+                // The sweep looks at everything.
+                Err(error) => {
+                    tracing::debug!(error = crate::store::chain(&error), "could not look for what was left lying")
+                }
+            }
+        }
+        let mut doubts = lock(&doubts);
+        ripe = std::mem::take(&mut doubts.noted).into_iter().map(DestinationId).collect();
+        doubts.tended = !ripe.is_empty();
+        if !doubts.tended {
+            return;
+        }
+    }
+}
+
+fn lock(doubts: &Mutex<Doubts>) -> MutexGuard<'_, Doubts> {
+    doubts.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -220,10 +220,7 @@ fn what_befalls_a_process_that_is_stopped_reaches_over_the_stop() {
     made.0.faults[0].victims = vec![8];
     made.expect(&[Rule::Repeat]);
     // Each explains one repeat.
-    again()
-        .fault(FaultKind::AllCut, 3_000, 3_010)
-        .request(3, 5_300, 5_310, epoch(2, 3))
-        .expect(&[Rule::Repeat]);
+    again().fault(FaultKind::AllCut, 3_000, 3_010).request(3, 5_300, 5_310, epoch(2, 3)).expect(&[Rule::Repeat]);
 }
 
 #[test]
