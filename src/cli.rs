@@ -59,11 +59,14 @@ enum Command {
     /// Show which queues hold messages, and why they move or do not
     Queues(Box<queues::Arguments>),
     /// See, make, steer and remove destinations
-    Destinations(destinations::Arguments),
+    #[command(subcommand)]
+    Destinations(destinations::Command),
     /// See, queue and take back messages
-    Messages(messages::Arguments),
+    #[command(subcommand)]
+    Messages(messages::Command),
     /// See, queue again and throw away the messages that were given up on
-    DeadLetters(dead_letters::Arguments),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Check the database, its settings and the keys, and say what to mend
     Doctor(Box<doctor::Arguments>),
     /// Print the OpenAPI document
@@ -134,9 +137,9 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Command::Worker(arguments) => worker::run(*arguments, stop).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
             Command::Queues(arguments) => queues::run(*arguments, stop).await,
-            Command::Destinations(arguments) => destinations::run(arguments).await,
-            Command::Messages(arguments) => messages::run(arguments).await,
-            Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
+            Command::Destinations(command) => destinations::run(command).await,
+            Command::Messages(command) => messages::run(command).await,
+            Command::DeadLetters(command) => dead_letters::run(command).await,
             Command::Doctor(arguments) => doctor::run(*arguments).await,
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Receiver(arguments) => receiver::run(arguments, stop).await,

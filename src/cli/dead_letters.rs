@@ -11,14 +11,8 @@ use super::wording::several;
 use super::{CliError, print};
 use crate::domain::{DestinationId, MessageId};
 
-#[derive(Debug, Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// List them, by destination, then sequence
     List(Box<With<ListArguments>>),
     /// Show one, with its payload and its last error
@@ -32,7 +26,7 @@ enum Command {
 /// One or all.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Chosen {
+pub(super) struct Chosen {
     /// The message's id, such as 42-1017
     id: Option<MessageId>,
 
@@ -52,8 +46,8 @@ struct Named {
     id: String,
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), CliError> {
-    match arguments.command {
+pub(super) async fn run(command: Command) -> Result<(), CliError> {
+    match command {
         Command::List(with) => with_hand(with.reach, async |hand| list(hand, &with.what).await).await,
         Command::Show(with) => {
             let path = format!("/v1/dead-letters/{}", with.what.id);

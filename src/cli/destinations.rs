@@ -8,14 +8,8 @@ use super::CliError;
 use super::hand::{Hand, With, parse_headers, with_hand};
 use crate::domain::{DestinationId, MessageId};
 
-#[derive(Debug, Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// List them, by id
     List(Box<With<ListArguments>>),
     /// Show one, with its queue
@@ -39,13 +33,13 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct One {
+pub(super) struct One {
     /// The destination's id
     id: DestinationId,
 }
 
 #[derive(Debug, Args)]
-struct SecretArguments {
+pub(super) struct SecretArguments {
     /// The destination's id
     id: DestinationId,
 
@@ -55,7 +49,7 @@ struct SecretArguments {
 }
 
 #[derive(Debug, Args)]
-struct Head {
+pub(super) struct Head {
     /// The destination's id
     id: DestinationId,
 
@@ -65,7 +59,7 @@ struct Head {
 }
 
 #[derive(Debug, Args)]
-struct ListArguments {
+pub(super) struct ListArguments {
     /// Only those with exactly this URL
     #[arg(long)]
     url: Option<String>,
@@ -94,7 +88,7 @@ enum OnExhausted {
 
 /// What is left out has the API's default.
 #[derive(Debug, Args)]
-struct CreateArguments {
+pub(super) struct CreateArguments {
     /// Where its messages go
     url: String,
 
@@ -138,8 +132,8 @@ struct CreateArguments {
     idempotency_key: Option<String>,
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), CliError> {
-    match arguments.command {
+pub(super) async fn run(command: Command) -> Result<(), CliError> {
+    match command {
         Command::List(with) => with_hand(with.reach, async |hand| list(hand, &with.what).await).await,
         Command::Show(with) => with_hand(with.reach, async |hand| show(hand, with.what.id).await).await,
         Command::Create(with) => with_hand(with.reach, async |hand| create(hand, &with.what).await).await,

@@ -10,14 +10,8 @@ use super::CliError;
 use super::hand::{Hand, HandError, With, parse_headers, read_payload, with_hand};
 use crate::domain::{DestinationId, MessageId};
 
-#[derive(Debug, Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// List what is queued, by destination, then sequence
     List(Box<With<ListArguments>>),
     /// Show one, with its payload; as long as its outcome is kept
@@ -54,7 +48,7 @@ impl ListArguments {
 }
 
 #[derive(Debug, Args)]
-struct PostArguments {
+pub(super) struct PostArguments {
     /// Where it goes
     destination: DestinationId,
 
@@ -92,8 +86,8 @@ struct NewMessage<'a> {
     ttl_seconds: Option<i32>,
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), CliError> {
-    match arguments.command {
+pub(super) async fn run(command: Command) -> Result<(), CliError> {
+    match command {
         Command::List(with) => with_hand(with.reach, async |hand| list(hand, &with.what).await).await,
         Command::Show(with) => {
             let path = format!("/v1/messages/{}", with.what.id);
