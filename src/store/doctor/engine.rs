@@ -57,6 +57,13 @@ pub struct Partitions {
     pub default_in_use: bool,
 }
 
+impl Incarnation {
+    /// The statement that sets the counter past all that is known to be given, and far past what is not known of.
+    pub fn catching_up(&self) -> String {
+        format!("select setval('orderly.message_sequence', {})", self.highest_known + 1_000_000)
+    }
+}
+
 /// Secrets sealed alike, and one of them.
 #[derive(Debug, Clone)]
 pub struct Sealed {
