@@ -16,6 +16,7 @@ use url::Url;
 
 use super::key::{JwksDocument, KeyError, KeySet};
 use crate::delivery::fetch::{FetchError, Fetcher};
+use crate::store::chain;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -228,16 +229,6 @@ fn metadata_urls(issuer: &str) -> Result<[Url; 2], SourceError> {
 /// A URL for messages: credentials and query stay out.
 fn shown(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
