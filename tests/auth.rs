@@ -1,17 +1,13 @@
 //! Who is let in, seen from outside: handlers, the document, and keys that change while the API runs?
 
 use std::num::NonZeroU32;
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer, SigningKey};
-use orderly::api::auth::{
-    AuthError, Caller, Expectations, KeySet, Pace, Scope, Source, SourceError, Tenancy, Verifier,
-};
+use orderly::api::auth::{AuthError, Caller, Expectations, Pace, Scope, Source, SourceError, Tenancy, Verifier};
 use orderly::api::limits::RateLimits;
 use orderly::api::server::{ServerLimits, ServerOptions, serve};
 use orderly::cli::token::{TokenArgs, sign};
@@ -21,9 +17,12 @@ use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route};
 use poem_openapi::payload::PlainText;
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::support::keys::{private_key, public_key};
+use crate::support::PATIENCE;
+use crate::support::keys::{file_verifier, token, token_args};
 
 struct Api;
 
@@ -60,27 +59,6 @@ fn app(verifier: Verifier, limits: RateLimits) -> TestClient<impl Endpoint> {
 
 fn no_limits() -> RateLimits {
     RateLimits::new(None, None)
-}
-
-fn token_args(scopes: &[Scope], tenant: Option<&str>) -> TokenArgs {
-    TokenArgs {
-        key: private_key().into(),
-        scopes: scopes.to_vec(),
-        tenant: tenant.map(str::to_owned),
-        subject: None,
-        expires_in: Duration::from_secs(60),
-        issuer: None,
-        audience: Vec::new(),
-    }
-}
-
-fn token(scopes: &[Scope], tenant: Option<&str>) -> String {
-    sign(&token_args(scopes, tenant)).expect("a token")
-}
-
-fn file_verifier() -> Verifier {
-    let keys = KeySet::from_pem_file(Path::new(public_key())).expect("a public key");
-    Verifier::with_keys(keys, Expectations::default())
 }
 
 async fn get<E: Endpoint>(client: &TestClient<E>, path: &str, authorization: &[String]) -> poem::test::TestResponse {
@@ -181,7 +159,7 @@ struct Provider(Arc<ProviderState>);
 struct ProviderState {
     /// Path and answer; a path that is not there is 404.
     pages: Mutex<Vec<(String, Page)>>,
-    fetched: AtomicUsize,
+    fetched: watch::Sender<usize>,
 }
 
 #[derive(Clone)]
@@ -203,10 +181,18 @@ impl Provider {
     }
 
     fn fetched(&self) -> usize {
-        self.0.fetched.load(Ordering::SeqCst)
+        *self.0.fetched.borrow()
     }
 
-    async fn start(&self) -> (String, DropGuard) {
+    /// Until it has been asked so often again; what was answered to all but the last is then taken or refused.
+    async fn fetched_again(&self, times: usize) {
+        let mut fetched = self.0.fetched.subscribe();
+        let wanted = *fetched.borrow() + times;
+        let seen = tokio::time::timeout(PATIENCE, fetched.wait_for(|count| *count >= wanted)).await;
+        seen.expect("it is asked in time").expect("the provider is there");
+    }
+
+    async fn start(&self) -> (String, Running) {
         let stop = CancellationToken::new();
         let (told, address) = tokio::sync::oneshot::channel();
         let options = ServerOptions {
@@ -215,21 +201,42 @@ impl Provider {
             limits: ServerLimits { grace: Duration::ZERO, ..ServerLimits::default() },
         };
         let (provider, token) = (self.clone(), stop.clone());
-        tokio::spawn(async move {
-            serve(provider, options, token, |address| {
+        let serving = tokio::spawn(async move {
+            let _ = serve(provider, options, token, |address| {
                 let _ = told.send(address);
             })
-            .await
+            .await;
         });
-        (format!("http://{}", address.await.expect("it listens")), stop.drop_guard())
+        (format!("http://{}", address.await.expect("it listens")), Running { serving, _stop: stop.drop_guard() })
     }
+}
+
+/// A provider that listens as long as this is there.
+struct Running {
+    serving: JoinHandle<()>,
+    _stop: DropGuard,
+}
+
+impl Running {
+    async fn stop(self) {
+        let Running { serving, _stop: stop } = self;
+        drop(stop);
+        tokio::time::timeout(PATIENCE, serving).await.expect("it stops in time").expect("it did not panic");
+    }
+}
+
+/// By tokio's clock, by which the keys age; nobody waits for it.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 impl Endpoint for Provider {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
-        self.0.fetched.fetch_add(1, Ordering::SeqCst);
+        self.0.fetched.send_modify(|count| *count += 1);
         let pages = self.0.pages.lock().expect("not poisoned").clone();
         let page = pages.into_iter().find(|(path, _)| path == request.uri().path()).map(|(_, page)| page);
         Ok(match page {
@@ -296,7 +303,7 @@ async fn made_up_key_names_cause_one_fetch() {
     }
     assert_eq!(provider.fetched(), 1, "the first one has just been");
     let verifier = jwks_verifier(&base, pace(600_000, 50)).await.expect("keys");
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    pass(Duration::from_millis(60)).await;
     let before = provider.fetched();
     let tries = (0..20).map(|n| {
         let verifier = verifier.clone();
@@ -310,21 +317,21 @@ async fn made_up_key_names_cause_one_fetch() {
 async fn the_last_good_keys_outlive_an_outage() {
     let provider = Provider::default();
     provider.put("/jwks", jwks(&[1]));
-    let (base, guard) = provider.start().await;
+    let (base, running) = provider.start().await;
     let verifier = jwks_verifier(&base, pace(20, 20)).await.expect("keys");
     for broken in [Page::Text("<html>".into()), Page::Json(json!({"keys": []})), Page::Text("x".repeat(600_000))] {
         provider.put("/jwks", broken);
-        let before = provider.fetched();
-        while provider.fetched() < before + 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        provider.fetched_again(2).await;
         assert!(verifier.verify(&signed(1, "k1", "x")).await.is_ok());
     }
     provider.clear();
-    drop(guard);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(verifier.verify(&signed(1, "k1", "x")).await.is_ok());
-    assert!(verifier.verify(&signed(2, "k2", "x")).await.is_err());
+    running.stop().await;
+    for _ in 0..5 {
+        pass(Duration::from_millis(20)).await;
+        // Once the last try is so old, an unknown key waits for the end of another one.
+        assert!(verifier.verify(&signed(2, "k2", "x")).await.is_err());
+        assert!(verifier.verify(&signed(1, "k1", "x")).await.is_ok());
+    }
 }
 
 #[tokio::test]
@@ -334,9 +341,8 @@ async fn keys_are_fetched_again_by_age() {
     let (base, _guard) = provider.start().await;
     let verifier = jwks_verifier(&base, pace(20, 600_000)).await.expect("keys");
     provider.put("/jwks", jwks(&[2]));
-    while verifier.verify(&signed(1, "k1", "x")).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    provider.fetched_again(2).await;
+    assert!(verifier.verify(&signed(1, "k1", "x")).await.is_err());
     assert!(verifier.verify(&signed(2, "k2", "x")).await.is_ok());
 }
 

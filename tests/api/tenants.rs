@@ -1,33 +1,15 @@
 //! Is a tenant's own all that it sees, and is a scope needed for each call?
 
-use std::path::Path;
-use std::time::Duration;
-
 use http::Method;
-use orderly::api::auth::{Expectations, KeySet, Scope, Verifier};
-use orderly::cli::token::{TokenArgs, sign};
+use orderly::api::auth::Scope;
 use poem::Request;
 use serde_json::{Value, json};
 
 use super::{Answer, Site, ids};
-use crate::support::keys::{private_key, public_key};
-
-fn token(scopes: &[Scope], tenant: Option<&str>) -> String {
-    let arguments = TokenArgs {
-        key: private_key().into(),
-        scopes: scopes.to_vec(),
-        tenant: tenant.map(str::to_owned),
-        subject: None,
-        expires_in: Duration::from_secs(60),
-        issuer: None,
-        audience: Vec::new(),
-    };
-    sign(&arguments).expect("a token")
-}
+use crate::support::keys::{file_verifier, token};
 
 async fn guarded() -> Site {
-    let keys = KeySet::from_pem_file(Path::new(public_key())).expect("a public key");
-    Site::with(|state| state.verifier = Verifier::with_keys(keys, Expectations::default())).await
+    Site::with(|state| state.verifier = file_verifier()).await
 }
 
 /// A caller with its token.
