@@ -44,8 +44,30 @@ begin
     if current_setting('synchronous_commit') in ('off', 'local') then
         perform set_config('synchronous_commit', 'on', true);
     end if;
+end
+$$;
+
+-- Before numbers are drawn. For calls that are transactions of their own: a fence is seen and its row let go with the
+-- commit, and until then every process of Orderly waits for it.
+create function orderly.stay_fenced() returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
     if not exists (select from orderly.incarnation i where i.started = pg_postmaster_start_time()) then
         perform orderly.fence();
+    end if;
+end
+$$;
+
+-- The same inside an application's transaction, which may last. After a restart only Orderly's own processes need the
+-- fence (G3); after a failover the numbers need it, so that nothing is queued before it: the first worker, or the
+-- first post through the API, puts it up.
+create function orderly.check_fence() returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if not exists (select from orderly.incarnation i where i.started = pg_postmaster_start_time())
+       and exists (select from orderly.cluster c where c.timeline <> substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) then
+        raise exception 'the database has failed over, and no process of Orderly has been there since'
+            using errcode = 'serialization_failure', hint = 'Try the transaction again.';
     end if;
 end
 $$;
@@ -82,6 +104,7 @@ declare
 begin
     at := clock_timestamp();
     perform orderly.commit_durably();
+    perform orderly.stay_fenced();
     if wait_for is not null then
         -- For each lock that has to be had: behind another waiter it is two, so twice as long.
         perform set_config('lock_timeout', '1s', true);
@@ -249,6 +272,7 @@ begin
         end if;
     end loop;
     perform orderly.commit_durably();
+    perform orderly.check_fence();
     select * into queue from orderly.queues q where q.destination_id = destination_id for no key update;
     if not found then
         raise exception 'unknown destination %', destination_id using errcode = 'no_data_found';

@@ -219,6 +219,7 @@ declare
     room bigint := most;
 begin
     perform orderly.commit_durably();
+    perform orderly.stay_fenced();
     perform set_config('lock_timeout', '1s', true);
     select * into queue from orderly.queues q where q.destination_id = destination for no key update;
     if not found then

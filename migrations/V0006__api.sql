@@ -19,6 +19,7 @@ declare
     owner text := coalesce(tenant, '');
 begin
     perform orderly.commit_durably();
+    perform orderly.stay_fenced();
     if key is not null then
         perform set_config('lock_timeout', '2s', true);
         perform pg_advisory_xact_lock(orderly.idempotency_lock(concat_ws(e'\n', owner, path, key)));
@@ -363,6 +364,7 @@ declare
     room bigint;
 begin
     perform orderly.commit_durably();
+    perform orderly.stay_fenced();
     perform set_config('lock_timeout', '1s', true);
     select * into queue from orderly.queues q
     where q.destination_id = destination and (of_tenant is null or q.tenant = of_tenant) for no key update;
@@ -409,3 +411,6 @@ begin
     select 'queued', n.sequence, n.given, at, at + interval '86400 s' from numbered n order by n.given;
 end
 $$;
+
+-- From the first message on it is known on which timeline numbers were given.
+select orderly.fence();
