@@ -72,8 +72,10 @@ $$;
 -- before 11 s, and begins anew with what it says meanwhile: a session that said something 9.5 s after its host was
 -- lost lasted for 21 s (measured). So this connection ends within 13 s, its lock with it, and the watcher then ends
 -- the session, whose own worker gives it up with the loss of this connection (it is given a moment to do so).
+-- It takes the dead one's row away itself, since its own process may hang: `reaped`.
 -- Needs lock_timeout = 1s on the session.
-create procedure orderly.watch(me bigint, seconds integer, inout gone bigint default null)
+create procedure orderly.watch(
+    me bigint, seconds integer, grace_seconds double precision, inout gone bigint default null, inout reaped boolean default false)
     language plpgsql as $$
 declare
     until timestamptz := clock_timestamp() + make_interval(secs => seconds);
@@ -89,7 +91,11 @@ begin
         if pg_try_advisory_lock_shared(orderly.pulse_lock(peer)) then
             perform pg_advisory_unlock_shared(orderly.pulse_lock(peer));
             perform pg_sleep(0.2);
-            perform orderly.end_session(peer);
+            begin
+                perform orderly.end_session(peer);
+            exception when insufficient_privilege then
+                raise warning 'the session of worker % could not be ended by the role of worker %', peer, me;
+            end;
         end if;
         raise info 'watching';
         begin
@@ -100,6 +106,13 @@ begin
         end;
         if gone is not null then
             perform pg_advisory_unlock_shared(orderly.worker_lock(peer));
+            begin
+                select coalesce(bool_or(dead = peer), false) into reaped from orderly.reap(grace_seconds) dead;
+            exception when lock_not_available then
+                -- Somebody is putting up the fence: left to the client.
+                reaped := false;
+            end;
+            commit;
             return;
         end if;
         commit;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 use self::lane::millis;
@@ -98,7 +99,8 @@ pub enum SessionError {
 pub enum Watched {
     Alive,
     Alone,
-    Gone(WorkerId),
+    /// Its session has ended; whether its row is taken away, so that all take over what it served.
+    Gone(WorkerId, bool),
 }
 
 /// Milliseconds of a clock that also runs while the machine is suspended (`Instant` may not).
@@ -449,12 +451,13 @@ impl Session {
     }
 
     /// Waits up to `seconds` for the end of the next worker's session in the ring of all.
-    pub async fn watch(&self, seconds: i32) -> Result<Watched, StoreError> {
-        let row = self.watch.query_one("call orderly.watch($1, $2, null)", &[&self.me.0, &seconds]).await?;
+    pub async fn watch(&self, seconds: i32, grace: Duration) -> Result<Watched, StoreError> {
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.me.0, &seconds, &grace.as_secs_f64()];
+        let row = self.watch.query_one("call orderly.watch($1, $2, $3, null, false)", &parameters).await?;
         Ok(match row.get::<_, Option<i64>>(0) {
             None => Watched::Alive,
             Some(0) => Watched::Alone,
-            Some(id) => Watched::Gone(WorkerId(id)),
+            Some(id) => Watched::Gone(WorkerId(id), row.get(1)),
         })
     }
 }

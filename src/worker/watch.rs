@@ -34,7 +34,7 @@ pub async fn watch_peer(
 ) {
     loop {
         let watched = tokio::select! {
-            watched = session.watch(WATCH_SECONDS) => watched,
+            watched = session.watch(WATCH_SECONDS, grace) => watched,
             () = lost.cancelled() => return,
         };
         match watched {
@@ -45,10 +45,9 @@ pub async fn watch_peer(
                     () = lost.cancelled() => return,
                 }
             }
-            Ok(Watched::Gone(peer)) => match store.reap(grace).await {
-                Ok(dead) if dead.contains(&peer) => {
-                    tracing::warn!(worker.id = peer.0, "a worker died; what it served is taken over");
-                }
+            Ok(Watched::Gone(peer, true)) => tell_of(peer),
+            Ok(Watched::Gone(peer, false)) => match store.reap(grace).await {
+                Ok(dead) if dead.contains(&peer) => tell_of(peer),
                 // It left by itself, or it may still come back after a restart of Postgres.
                 Ok(_) => match store.grace_left(grace).await {
                     Ok(Some(left)) => {
@@ -70,6 +69,10 @@ pub async fn watch_peer(
             }
         }
     }
+}
+
+fn tell_of(dead: WorkerId) {
+    tracing::warn!(worker.id = dead.0, "a worker died; what it served is taken over");
 }
 
 /// What is said by NOTIFY without an answer, in order, by a task of its own.
