@@ -27,6 +27,8 @@ use crate::store::session::{Acknowledgement, Ending, LaneStart, Release};
 const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
 /// A wait longer than this gives the destination back.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A lane that is never given back looks so often, and once more after lingering, for what no bell told of: G7's 30 s.
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 /// A destination whose settings cannot be read (a secrets key that is missing) is looked at again after this.
 pub const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
@@ -107,6 +109,8 @@ pub struct Lane {
     ahead: VecDeque<Ahead>,
     /// What was read last was all there was, and was something: what came since rings.
     read_all: bool,
+    /// The floor that was written last, of a lane that is never given back.
+    checkpointed: Option<Sequence>,
     /// When its last request started, as far as is known: for `max_per_second`.
     last_start: Option<Instant>,
     /// The last try timed out: the next starts in the second budget.
@@ -141,6 +145,7 @@ impl Lane {
             failed: start.head.map(|head| (head.sequence, head.attempts, now + head.wait)),
             ahead: VecDeque::new(),
             read_all: false,
+            checkpointed: None,
             last_start: start.since_start.and_then(|since| now.checked_sub(since)),
             suspect: false,
             policy: start.policy,
@@ -173,7 +178,7 @@ impl Lane {
                 return Ok(end);
             }
             if self.handle.has(LEAVE) {
-                return Ok(End::Left);
+                return Ok(if self.finds_nothing().await? { End::Drained } else { End::Left });
             }
             if self.state != DestinationState::Active || self.held {
                 return Ok(End::Dormant(None));
@@ -225,6 +230,13 @@ impl Lane {
         Ok(self.ahead.front().map(|head| (head.message.sequence, head.expires_at)))
     }
 
+    /// Looks whatever is remembered. At the cap a quiet lane that left as if it had more would be claimed again, and
+    /// push out the next quiet one, without end.
+    async fn finds_nothing(&mut self) -> Result<bool, Lost> {
+        self.read_all = false;
+        Ok(self.head().await?.is_none() && !self.handle.has(BELL | ASKED))
+    }
+
     /// Waits for news; true: there was none for long enough to give the destination back.
     async fn linger(&mut self) -> bool {
         if self.context.linger.is_zero() {
@@ -242,8 +254,12 @@ impl Lane {
                 return false;
             }
             // Never given back: what a release would write is written, for whoever comes after a crash.
-            self.context.checkpoint(self.release()).await;
-            self.handle.wake.notified().await;
+            if self.checkpointed.replace(self.floor) != Some(self.floor) {
+                self.context.checkpoint(self.release()).await;
+            }
+            // Without end it would wait for a bell that died with an API process, and the sweep leaves alone what a
+            // living worker owns (G7).
+            let _ = tokio::time::timeout(LOOK_AGAIN, self.handle.wake.notified()).await;
             return false;
         }
         true

@@ -304,6 +304,10 @@ impl Scheduler {
                         // After the lock table was full, back to the whole share, step by step.
                         self.cap = (self.cap + 1).min(self.share());
                         self.start_lane(*start, &claim);
+                        if !self.waiting.is_empty() {
+                            // Bells told of more at once than may be served: its turn ends, too.
+                            self.make_room();
+                        }
                         return;
                     }
                     Claimed::Owned(owner) => {
@@ -418,6 +422,9 @@ impl Scheduler {
         }
         if self.peers.is_stopping() || self.peers.is_anothers(id) && !claim.neglected {
             handle.signal(LEAVE);
+        }
+        if claim.neglected {
+            tracing::info!(destination.id = id.0, "claimed: the worker whose it is has left it lying");
         }
         if self.standing_by {
             self.standing_by = false;
@@ -575,13 +582,10 @@ impl Scheduler {
             News::Neglected(ids) => {
                 // None beyond the cap: here is enough to do, and the sweep tells of them again.
                 let room = self.cap.saturating_sub(self.slots.len());
-                let ids: Vec<_> = ids.into_iter().filter(|id| !self.slots.contains_key(id)).take(room).collect();
-                if ids.is_empty() || self.peers.is_stopping() {
-                    return false;
-                }
-                tracing::warn!(count = ids.len(), "claimed what another worker, whose it is, has left lying");
-                for id in ids {
-                    self.claim(id, Claim { neglected: true, ..Claim::default() });
+                let free = |id: &DestinationId| !self.slots.contains_key(id) && !self.obstacles.has(*id);
+                let ids: Vec<_> = ids.into_iter().filter(free).take(room).collect();
+                if !self.peers.is_stopping() {
+                    ids.into_iter().for_each(|id| self.claim(id, Claim { neglected: true, ..Claim::default() }));
                 }
             }
             News::Owned(ids) => {
