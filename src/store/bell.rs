@@ -17,6 +17,10 @@ use super::{Store, StoreError};
 /// From one bell to the next: under load it then tells of several transactions; a lone message's is at once.
 const SPACING: Duration = Duration::from_millis(2);
 
+/// The pauses of [`Bell::ring_for_a_while`], doubling.
+const FIRST_AGAIN: Duration = Duration::from_secs(1);
+const LAST_AGAIN: Duration = Duration::from_secs(32);
+
 /// Postgres refuses a payload of 8,000 bytes and more.
 const MAX_PAYLOAD: usize = 7_900;
 
@@ -44,6 +48,20 @@ impl Bell {
     pub fn ring(&self, destinations: impl IntoIterator<Item = i64>) {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(destinations);
         self.0.wake.notify_one();
+    }
+
+    /// For what may be committed later, by a statement that nobody waits for any more: now, and for a minute again.
+    pub fn ring_for_a_while(&self, destinations: impl IntoIterator<Item = i64>) {
+        let (bell, ids) = (self.clone(), destinations.into_iter().collect::<BTreeSet<i64>>());
+        tokio::spawn(async move {
+            let mut pause = FIRST_AGAIN;
+            while pause <= LAST_AGAIN {
+                bell.ring(ids.iter().copied());
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            bell.ring(ids);
+        });
     }
 
     /// After the token given at the start: returns when what was pending then has been rung.

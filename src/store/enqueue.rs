@@ -340,9 +340,11 @@ impl Writer {
                 posts.into_iter().map(|post| (post, Verdict::Locked(wait_for.unwrap_or_default()))).collect()
             }
             Err(error) => {
-                // Perhaps it was committed: ring once the database is back, for a message without a bell.
+                // Perhaps it was committed, or will be.
                 if matches!(error, StoreError::Unreachable(_)) {
-                    rung.extend(posts.iter().flat_map(|post| &post.messages).map(|message| message.destination.0));
+                    let destinations =
+                        posts.iter().flat_map(|post| &post.messages).map(|message| message.destination.0);
+                    self.bell.ring_for_a_while(destinations);
                 }
                 let text = super::connect::chain(&error);
                 let mut first = Some(error);

@@ -91,7 +91,7 @@ impl Writer {
                 self.bell.ring(destinations());
             }
             // Perhaps it was committed.
-            Err(EnqueueError::Store(StoreError::Unreachable(_))) => self.bell.ring(destinations()),
+            Err(EnqueueError::Store(StoreError::Unreachable(_))) => self.bell.ring_for_a_while(destinations()),
             Err(_) => {}
         }
         for twin in self.twins.end(&post) {
