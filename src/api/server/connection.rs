@@ -29,6 +29,9 @@ use crate::api::refusal::refusal;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// At most so much of a body is read at once.
+const READ_BUFFER: usize = 64 << 10;
+
 /// What all connections share.
 pub struct Site<E> {
     endpoint: E,
@@ -58,6 +61,8 @@ impl<E: Endpoint> Site<E> {
         http1.timer(TokioTimer::new()).header_read_timeout(None);
         // No pipeline_flush: hyper 1.12 then keeps the 400 or 431 to a head it cannot read to itself.
         http1.max_header_size(limits.max_header_bytes as usize);
+        // What each connection that sends a large body keeps beside it; hyper would let it grow to 400 KiB.
+        http1.max_buf_size(READ_BUFFER.max(limits.max_header_bytes as usize));
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())

@@ -11,7 +11,7 @@ use super::Post;
 
 /// One transaction takes at most so many messages, and so many bytes (or one request, if that is more).
 const MAX_ITEMS: usize = 1_000;
-const MAX_BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 2 << 20;
 
 #[derive(Default)]
 pub(super) struct Line {
