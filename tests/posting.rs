@@ -149,6 +149,16 @@ async fn a_long_transaction_on_one_destination_stalls_no_other_and_is_answered_w
     let application = Queue::on(&stage.database).await;
     application.sql("begin").await;
     application.enqueue(held, json!("first")).await;
+    // Who waits for this application, or behind who does. A batch for both is seen to lock the free one for an
+    // instant, so that another may wait for that.
+    let application_pid = application.number("select pg_backend_pid()::bigint", &[]).await;
+    let waits_for_it = format!(
+        "with waits as (
+             select a.pid, pg_blocking_pids(a.pid) as others from pg_stat_activity a
+             where a.datname = current_database() and a.wait_event_type = 'Lock' and a.query like '%orderly.enqueue%')
+         select count(*) from waits w where {application_pid} = any (w.others)
+            or exists (select from waits o where o.pid = any (w.others) and {application_pid} = any (o.others))"
+    );
     let begun = Instant::now();
     // Clients that come one after the other, every fifth with a batch for both; and many with keys at once.
     let to_held = (0..70u64).map(|n| {
@@ -180,7 +190,7 @@ async fn a_long_transaction_on_one_destination_stalls_no_other_and_is_answered_w
     let most_waits = async {
         let mut most = 0;
         while begun.elapsed() < Duration::from_secs(6) {
-            most = most.max(stage.queue.number(LOCK_WAITS, &[]).await);
+            most = most.max(stage.queue.number(&waits_for_it, &[]).await);
         }
         most
     };
@@ -345,3 +355,47 @@ fn message(destination: i64) -> Value {
 /// Connections of this database that wait for a lock.
 const LOCK_WAITS: &str = "select count(*) from pg_stat_activity where datname = current_database()
      and wait_event_type = 'Lock' and query like '%orderly.enqueue%'";
+
+#[tokio::test]
+async fn an_applications_transaction_after_a_restart_stops_nobody() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::start().await;
+    let (held, free) = (
+        stage.api.post_destination(&receiver.url("/held")).await,
+        stage.api.post_destination(&receiver.url("/free")).await,
+    );
+    let application = Queue::on(&stage.database).await;
+    // What a restart of Postgres leaves: nobody has been there since.
+    application.sql("delete from orderly.incarnation").await;
+    application.sql(&format!("begin; select orderly.enqueue({held}, '1')")).await;
+    stage.api.post_message(free, json!("first")).await;
+    let _worker = stage.worker(&[]).await;
+    receiver.wait_for_ended(1).await;
+    application.sql("commit").await;
+    receiver.wait_for_ended(2).await;
+    // After a failover it has to try again.
+    application.sql("delete from orderly.incarnation; update orderly.cluster set timeline = '000000FF'").await;
+    let refused = application.connection.client.batch_execute(&format!("select orderly.enqueue({held}, '2')")).await;
+    let code = refused.expect_err("numbers may be given twice").code().cloned();
+    assert_eq!(code, Some(tokio_postgres::error::SqlState::T_R_SERIALIZATION_FAILURE));
+    stage.api.post_message(free, json!("second")).await;
+    application.sql(&format!("select orderly.enqueue({held}, '3')")).await;
+    receiver.wait_for_ended(4).await;
+}
+
+#[tokio::test]
+async fn what_is_committed_after_its_503_is_rung_for() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::start().await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    let worker = stage.worker(&[]).await;
+    let other = Queue::on(&stage.database).await;
+    // A change of the schema, say.
+    other.sql("begin; lock table orderly.messages in share mode").await;
+    let message = json!({ "destination_id": id, "payload": "late" });
+    stage.api.post("/v1/messages", message).await.expect(503);
+    other.sql("commit").await;
+    receiver.wait_for_ended(1).await;
+    let log = worker.stderr().join("\n");
+    assert!(!log.contains("no bell had told of"), "{log}");
+}

@@ -66,6 +66,16 @@ async fn a_worker_whose_session_is_ended_sends_nothing_more_and_comes_back() {
     assert!(received.iter().any(|one| one.number("orderly-epoch") == 2));
 }
 
+/// Queues a message as an API process would that died between its commit and its bell.
+async fn queue_without_a_bell(queue: &Queue, id: i64) {
+    queue
+        .sql(&format!(
+            "select orderly.enqueue_batch(array[0], array[{id}], array[null::text], array['\\x31'::bytea], array['text/plain'],
+                                          array[null::text], array[60], array[{id}], array[null::text], null)"
+        ))
+        .await;
+}
+
 #[tokio::test]
 async fn messages_without_a_bell_are_found_by_the_sweep() {
     let database = TestDatabase::new().await;
@@ -73,13 +83,7 @@ async fn messages_without_a_bell_are_found_by_the_sweep() {
     let receiver = Receiver::start().await;
     let id = queue.destination(&receiver.url("/x")).await;
     let worker = worker(&database, &["--persistent"]).await;
-    // An API process that died between its commit and its bell.
-    queue
-        .sql(&format!(
-            "select orderly.enqueue_batch(array[0], array[{id}], array[null::text], array['\\x31'::bytea], array['text/plain'],
-                                          array[null::text], array[60], array[{id}], array[null::text], null)"
-        ))
-        .await;
+    queue_without_a_bell(&queue, id).await;
     let committed = Instant::now();
     receiver.wait_for_within(Duration::from_secs(40), |all| !all.is_empty()).await;
     assert!(committed.elapsed() < Duration::from_secs(30), "{:?}", committed.elapsed());
@@ -120,4 +124,52 @@ async fn a_worker_that_hangs_delays_only_what_it_serves() {
         queue.enqueue(*id, json!("third")).await;
     }
     receiver.wait_for(|all| all.iter().filter(|one| one.json() == "third").count() == 16).await;
+}
+
+#[tokio::test]
+async fn a_pinned_worker_finds_what_no_bell_told_of() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let receiver = Receiver::start().await;
+    let id = queue.destination(&receiver.url("/x")).await;
+    let _worker = worker(&database, &["--persistent", "--destination", &id.to_string()]).await;
+    queue.enqueue(id, json!("with a bell")).await;
+    receiver.wait_for_ended(1).await;
+    // Its lane has lingered and looked once more: what it writes then, it writes before it waits for a bell.
+    queue.until("select count(*) from orderly.claims c where c.owner is not null and c.floor >= (select max(sequence) from orderly.attempts)", 1).await;
+    queue_without_a_bell(&queue, id).await;
+    let committed = Instant::now();
+    receiver.wait_for_within(Duration::from_secs(40), |all| all.len() == 2).await;
+    assert!(committed.elapsed() < Duration::from_secs(30), "{:?}", committed.elapsed());
+}
+
+#[tokio::test]
+async fn a_death_is_noticed_also_while_its_watcher_hangs() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let receiver = Receiver::answering(|_| Answer::ok().after(Duration::from_millis(50))).await;
+    let ids = destinations(&queue, &receiver, 24).await;
+    // In a ring by their ids: the second watches the third.
+    let (_first, second) = (worker(&database, &["--persistent"]).await, worker(&database, &["--persistent"]).await);
+    let third = worker(&database, &["--persistent"]).await;
+    let watched = "select count(*) from pg_stat_activity where datname = current_database() and query like 'call orderly.watch%' and state = 'active'";
+    queue.until(watched, 3).await;
+    for n in 0..24 * 100 {
+        queue.enqueue(ids[n % 24], json!(n)).await;
+    }
+    receiver.wait_for_count(200).await;
+    let busy = "select count(*) from orderly.claims c
+                where exists (select from orderly.messages m where m.destination_id = c.destination_id) and c.owner";
+    assert!(queue.number(&format!("{busy} = (select max(id) from orderly.workers)"), &[]).await > 0);
+    second.signal(Signal::STOP);
+    third.signal(Signal::KILL);
+    let killed = Instant::now();
+    queue.until("select count(*) from orderly.workers", 2).await;
+    queue.until(&format!("{busy} not in (select id from orderly.workers)"), 0).await;
+    assert!(killed.elapsed() < Duration::from_secs(8), "{:?}", killed.elapsed());
+    second.signal(Signal::CONT);
+    queue.until_empty().await;
+    for n in 0..24 {
+        receiver.assert_in_order(&format!("/{n}"));
+    }
 }
