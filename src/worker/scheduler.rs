@@ -246,14 +246,19 @@ impl Scheduler {
         let _ = self.wiring.orders.send(Order::Claim(id));
     }
 
-    /// At the cap: the lane that has lingered longest goes first, then one that had its turn.
-    fn make_room(&mut self) {
+    /// Slots that will be free soon.
+    fn leaving(&self) -> usize {
         let leaving = self.slots.values().filter(|slot| match slot {
             Slot::Serving { handle, .. } => handle.has(LEAVE),
             Slot::Releasing { .. } => true,
             Slot::Claiming(_) => false,
         });
-        if leaving.count() >= self.waiting.len() {
+        leaving.count()
+    }
+
+    /// At the cap: the lane that has lingered longest goes first, then one that had its turn.
+    fn make_room(&mut self) {
+        if self.leaving() >= self.waiting.len() {
             return;
         }
         let serving = || {
@@ -304,8 +309,9 @@ impl Scheduler {
                         // After the lock table was full, back to the whole share, step by step.
                         self.cap = (self.cap + 1).min(self.share());
                         self.start_lane(*start, &claim);
-                        if !self.waiting.is_empty() {
-                            // Bells told of more at once than may be served: its turn ends, too.
+                        // Bells told of more at once than may be served, and nobody served had to make room yet. Where
+                        // somebody does, each that has left makes room for the next: not more at a time than that.
+                        if !self.waiting.is_empty() && self.leaving() == 0 {
                             self.make_room();
                         }
                         return;
