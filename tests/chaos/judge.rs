@@ -309,9 +309,15 @@ fn explains_repeat(fault: &Fault, history: &History<'_>, begun_at: Micros, ended
         | FaultKind::BackendCrash
         | FaultKind::AllCut => true,
         FaultKind::LinkCut | FaultKind::LinkHole => fault.target.starts_with("worker"),
-        // A graceful stop, a short pause, a slow line and what befalls the API repeat nothing.
-        FaultKind::WorkerTerm
-        | FaultKind::WorkerPause
+        // A second signal while it stops ends it at once; else a stop is graceful.
+        FaultKind::WorkerTerm => history.faults.iter().any(|first| {
+            first.kind == fault.kind
+                && first.target == fault.target
+                && first.from < fault.from
+                && first.until.is_none_or(|until| fault.from <= until)
+        }),
+        // A short pause, a slow line and what befalls the API repeat nothing.
+        FaultKind::WorkerPause
         | FaultKind::ApiKill
         | FaultKind::ApiPause
         | FaultKind::PoolEnd

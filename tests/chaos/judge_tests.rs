@@ -199,6 +199,9 @@ fn a_repeat_needs_a_fault_of_its_own() {
     let again = |kind, from| calm().request(3, 200, 210, epoch(2, 2)).fault(kind, from, 3_000);
     again(FaultKind::WorkerKill, 61).expect(&[]);
     again(FaultKind::WorkerTerm, 61).expect(&[Rule::Repeat]);
+    // Told to stop once more while it stops, it ends at once; told so later, it was another process.
+    again(FaultKind::WorkerTerm, 50).fault(FaultKind::WorkerTerm, 61, 900).expect(&[]);
+    again(FaultKind::WorkerTerm, 3_100).fault(FaultKind::WorkerTerm, 61, 900).expect(&[Rule::Repeat]);
     again(FaultKind::WorkerKill, 5_000).expect(&[Rule::Repeat]);
     again(FaultKind::WorkerKill, 61).request(3, 300, 310, epoch(2, 3)).expect(&[Rule::Repeat]);
     again(FaultKind::WorkerKill, 61)
