@@ -91,39 +91,41 @@ async fn messages_without_a_bell_are_found_by_the_sweep() {
 }
 
 #[tokio::test]
-async fn a_worker_that_hangs_delays_only_what_it_serves() {
+async fn workers_that_hang_delay_only_what_they_serve() {
     let database = TestDatabase::new().await;
     let queue = Queue::on(&database).await;
     let receiver = Receiver::start().await;
-    let ids = destinations(&queue, &receiver, 16).await;
-    let (hangs, _works) = (worker(&database, &["--persistent"]).await, worker(&database, &["--persistent"]).await);
-    // Both have read that both are there: whatever is posted is claimed by whose it is.
+    let ids = destinations(&queue, &receiver, 48).await;
+    // By the hash some are the third's only after both of those that will hang.
+    let hang = [worker(&database, &["--persistent"]).await, worker(&database, &["--persistent"]).await];
+    let _works = worker(&database, &["--persistent"]).await;
+    // All have read that all are there: whatever is posted is claimed by whose it is.
     for id in &ids {
         queue.enqueue(*id, json!("first")).await;
     }
-    receiver.wait_for_count(16).await;
+    receiver.wait_for_count(48).await;
     // What a release has written it has not unlocked yet; stopped in between, it would serve that in the eyes of others.
     let locked =
         "select count(*) from pg_locks l join pg_database d on d.oid = l.database and d.datname = current_database()
                   where l.locktype = 'advisory' and l.classid::bigint >> 24 = 79";
     queue.until(locked, 0).await;
-    hangs.signal(Signal::STOP);
+    hang.iter().for_each(|worker| worker.signal(Signal::STOP));
     let stopped = Instant::now();
     for id in &ids {
         queue.enqueue(*id, json!("second")).await;
     }
-    receiver.wait_for(|all| all.iter().filter(|one| one.json() == "second").count() == 16).await;
+    receiver.wait_for(|all| all.iter().filter(|one| one.json() == "second").count() == 48).await;
     assert!(stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
     let alive = queue.number("select count(*) from orderly.workers", &[]).await;
-    assert_eq!(alive, 2, "the one that hangs is not taken for dead yet");
-    for n in 0..16 {
+    assert_eq!(alive, 3, "those that hang are not taken for dead yet");
+    for n in 0..48 {
         receiver.assert_in_order(&format!("/{n}"));
     }
-    hangs.signal(Signal::CONT);
+    hang.iter().for_each(|worker| worker.signal(Signal::CONT));
     for id in &ids {
         queue.enqueue(*id, json!("third")).await;
     }
-    receiver.wait_for(|all| all.iter().filter(|one| one.json() == "third").count() == 16).await;
+    receiver.wait_for(|all| all.iter().filter(|one| one.json() == "third").count() == 48).await;
 }
 
 #[tokio::test]

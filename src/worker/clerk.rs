@@ -2,6 +2,7 @@
 //!
 //! One task, one thing after the other: what is released and then claimed again is so in this order.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::DestinationId;
 use crate::store::session::{Claimed, Release, Session};
 
-/// Locks survive an error; so many can be compared and undone.
+/// In one statement: a failed one is undone lock by lock.
 const CLAIMS: usize = 100;
 
 pub enum Order {
     Claim(DestinationId),
     Release(Release),
-    /// Unlock all but these.
-    UnlockStrays(Vec<DestinationId>),
 }
 
 pub enum Report {
@@ -27,8 +26,6 @@ pub enum Report {
     ClaimFailed(DestinationId),
     /// There is no room for more locks in the cluster: a part of ours must go.
     OutOfLocks,
-    /// An error may have left locks behind that nobody knows of.
-    Strays,
     Released(DestinationId),
 }
 
@@ -39,26 +36,23 @@ pub async fn run(
     lost: CancellationToken,
 ) {
     let mut batch = Vec::new();
+    // What is locked: all locks of destinations are taken and let go here.
+    let mut held = HashSet::new();
     while orders.recv_many(&mut batch, CLAIMS).await > 0 {
         let mut claims = Vec::new();
         let mut releases = Vec::new();
-        let mut strays = None;
         for order in batch.drain(..) {
             match order {
                 Order::Claim(id) => claims.push(id.0),
                 Order::Release(release) => releases.push(release),
-                Order::UnlockStrays(held) => strays = Some(held),
             }
         }
-        if !releases.is_empty() && !release(&session, &releases, &reports).await {
-            return lost.cancel();
-        }
-        if let Some(held) = strays {
-            let held: Vec<i64> = held.iter().map(|id| id.0).collect();
-            match session.unlock_strays(&held).await {
-                Ok(freed) if freed.is_empty() => {}
-                Ok(freed) => tracing::warn!(count = freed.len(), "unlocked what an error had left locked"),
-                Err(_) => return lost.cancel(),
+        if !releases.is_empty() {
+            if !release(&session, &releases, &reports).await {
+                return lost.cancel();
+            }
+            for release in &releases {
+                held.remove(&release.destination.0);
             }
         }
         if claims.is_empty() {
@@ -67,6 +61,9 @@ pub async fn run(
         match session.claim(&claims).await {
             Ok(outcomes) => {
                 for (id, outcome) in outcomes {
+                    if matches!(outcome, Claimed::Lane(_) | Claimed::Unreadable) {
+                        held.insert(id.0);
+                    }
                     let _ = reports.send(Report::Claimed(id, outcome));
                 }
             }
@@ -80,11 +77,18 @@ pub async fn run(
                     destinations = claims.len(),
                     "destinations could not be claimed"
                 );
+                // Locks survive an error: what it took before must not stay locked and served by nobody.
+                match session.unlock_strays(&held.iter().copied().collect::<Vec<_>>()).await {
+                    Ok(freed) if freed.is_empty() => {}
+                    Ok(freed) => tracing::warn!(count = freed.len(), "unlocked what an error had left locked"),
+                    Err(_) => return lost.cancel(),
+                }
+                if error.is_out_of_locks() {
+                    let _ = reports.send(Report::OutOfLocks);
+                }
                 for id in claims {
                     let _ = reports.send(Report::ClaimFailed(DestinationId(id)));
                 }
-                // Also after another error locks may have been taken.
-                let _ = reports.send(if error.is_out_of_locks() { Report::OutOfLocks } else { Report::Strays });
             }
         }
     }

@@ -56,20 +56,21 @@ impl View {
         self.members.get(&worker).copied()
     }
 
-    pub fn len(&self) -> usize {
-        self.members.len()
-    }
-
     /// Rendezvous hashing: when a worker comes or goes, only its own share moves.
     pub fn preferred(&self, destination: DestinationId) -> Option<WorkerId> {
         self.of_kind(Kind::General).max_by_key(|worker| weight(*worker, destination))
     }
 
-    /// The next one by the same hash: it claims what the preferred one leaves lying.
-    pub fn second(&self, destination: DestinationId) -> Option<WorkerId> {
-        let first = self.preferred(destination);
-        let others = self.of_kind(Kind::General).filter(|worker| Some(*worker) != first);
-        others.max_by_key(|worker| weight(*worker, destination))
+    /// How many come before it by the same hash: it would be the preferred one without them.
+    pub fn rank(&self, worker: WorkerId, destination: DestinationId) -> Option<usize> {
+        self.kind(worker).filter(|kind| *kind == Kind::General)?;
+        let place = |worker: WorkerId| (weight(worker, destination), worker);
+        Some(self.of_kind(Kind::General).filter(|other| place(*other) > place(worker)).count())
+    }
+
+    /// One worker's part of what all together may have.
+    pub fn share_of(&self, budget: usize) -> usize {
+        (budget / self.members.len().max(1)).max(1)
     }
 
     /// The one that does what one worker does for all: a general one, else a pinned one, else one that runs once.
@@ -126,10 +127,13 @@ mod tests {
             let before = four.preferred(id).expect("somebody");
             let after = five.preferred(id).expect("somebody");
             assert!(after == before || after == WorkerId(5));
-            // The second one is who would be the first without the first.
-            let mut without = five.clone();
-            without.remove(after);
-            assert_eq!(five.second(id), without.preferred(id));
+            // Who comes next is who would be the first without those before.
+            let mut left = five.clone();
+            for rank in 0..5 {
+                let first = left.preferred(id).expect("somebody");
+                assert_eq!(five.rank(first, id), Some(rank));
+                left.remove(first);
+            }
             *counts.entry(after).or_insert(0) += 1;
         }
         assert!(counts.values().all(|count| (1_800..2_200).contains(count)), "{counts:?}");
@@ -145,7 +149,10 @@ mod tests {
         assert_eq!(view.successor(WorkerId(3)), Some(WorkerId(4)));
         assert_eq!(view.successor(WorkerId(5)), Some(WorkerId(1)));
         assert!(view.serves_all());
+        assert_eq!(view.rank(WorkerId(4), DestinationId(1)), None);
         view.insert(WorkerId(3), Kind::Draining);
+        assert_eq!(view.rank(WorkerId(3), DestinationId(1)), None);
+        assert_eq!(view.rank(WorkerId(5), DestinationId(1)), Some(0));
         assert_eq!(view.lowest(), Some(WorkerId(5)));
         view.insert(WorkerId(5), Kind::Draining);
         assert_eq!(view.lowest(), Some(WorkerId(4)), "a pinned one, when there is no other");
@@ -153,6 +160,5 @@ mod tests {
         view.remove(WorkerId(4));
         assert_eq!(view.lowest(), Some(WorkerId(1)), "and one that runs once, when it is alone");
         assert_eq!(super::View::default().preferred(DestinationId(1)), None);
-        assert_eq!(super::tests::view([3]).second(DestinationId(1)), None, "nobody stands in for one that is alone");
     }
 }

@@ -84,15 +84,17 @@ impl Peers {
     /// Whether this worker should serve it, when nobody does.
     pub fn is_mine(&self, id: DestinationId) -> bool {
         match self.kind {
-            Kind::General => !self.stopping && self.joined && self.view.preferred(id) == Some(self.me),
+            Kind::General => self.rank(id) == Some(0),
             Kind::Pinned => !self.stopping && self.only == Some(id),
             Kind::Once | Kind::Draining => false,
         }
     }
 
-    /// Whether this worker should serve it, when nobody does and the one that should does not either.
-    pub fn is_stand_in(&self, id: DestinationId) -> bool {
-        self.kind == Kind::General && !self.stopping && self.joined && self.view.second(id) == Some(self.me)
+    /// The how many-th this worker is to serve it, when nobody does: the first should, others stand in for those
+    /// before them. `None`: it is not there to serve any.
+    pub fn rank(&self, id: DestinationId) -> Option<usize> {
+        let serves = self.kind == Kind::General && !self.stopping && self.joined;
+        self.view.rank(self.me, id).filter(|_| serves)
     }
 
     /// Whether it serves what another one should: the request in flight is finished, and the rest left to it.
@@ -107,7 +109,7 @@ impl Peers {
 
     /// This worker's part of what all together may have.
     pub fn share_of(&self, budget: usize) -> usize {
-        (budget / self.view.len().max(1)).max(1)
+        self.view.share_of(budget)
     }
 
     fn publish(&self) {

@@ -217,10 +217,12 @@ impl Scheduler {
             Some(Slot::Serving { handle, .. }) => handle.signal(BELL),
             Some(Slot::Claiming(Claim { news, .. }) | Slot::Releasing { news, .. }) => *news = true,
             None => {
-                if self.peers.is_stand_in(id) {
-                    self.survey.doubt(id);
-                } else if self.peers.is_mine(id) && !self.obstacles.has(id) {
-                    self.want(id);
+                if self.peers.is_mine(id) {
+                    if !self.obstacles.has(id) {
+                        self.want(id);
+                    }
+                } else if let Some(rank) = self.peers.rank(id) {
+                    self.survey.doubt(id, rank);
                 }
             }
         }
@@ -351,21 +353,19 @@ impl Scheduler {
                 self.obstacles.fail(id);
             }
             Report::OutOfLocks => {
-                let held = self.held();
+                let serving = || {
+                    self.slots.values().filter_map(|slot| match slot {
+                        Slot::Serving { handle, .. } => Some(handle),
+                        Slot::Claiming(_) | Slot::Releasing { .. } => None,
+                    })
+                };
+                let half = serving().count() / 2;
                 tracing::error!(
-                    held = held.len(),
+                    served = serving().count(),
                     "the cluster's lock table is full: half of the destinations are given back"
                 );
-                self.cap = (held.len() / 2).max(1);
-                for id in held.iter().take(held.len() / 2) {
-                    if let Some(Slot::Serving { handle, .. }) = self.slots.get(id) {
-                        handle.signal(LEAVE);
-                    }
-                }
-                let _ = self.wiring.orders.send(Order::UnlockStrays(held));
-            }
-            Report::Strays => {
-                let _ = self.wiring.orders.send(Order::UnlockStrays(self.held()));
+                serving().take(half).for_each(|handle| handle.signal(LEAVE));
+                self.cap = half.max(1);
             }
             Report::Released(id) => {
                 let Some(Slot::Releasing { news, then }) = self.slots.remove(&id) else { return };
@@ -385,13 +385,6 @@ impl Scheduler {
                 self.take_waiting();
             }
         }
-    }
-
-    /// What is locked, as far as reports have come: the clerk works in order, so what it is told to spare
-    /// contains all it has reported.
-    fn held(&self) -> Vec<DestinationId> {
-        let held = self.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Claiming(_)));
-        held.map(|(id, _)| *id).collect()
     }
 
     /// Given back with something left, perhaps: claimed again, or left to whoever should have it.

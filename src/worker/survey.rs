@@ -14,8 +14,10 @@ use crate::domain::{DestinationId, WorkerId};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// So long, and up to twice that, the worker that should claim a destination has for it (DESIGN: anybody after 1 s).
-const PATIENCE: Duration = Duration::from_secs(1);
+/// So long, and up to twice that, those that should claim a destination have for it before the second claims it, and
+/// before the third does: both before the sweep would look at it. (DESIGN: anybody after 1 s; all at once would only
+/// be in each other's way.)
+const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(1_500)];
 
 /// News that does not come by NOTIFY.
 pub enum News {
@@ -32,7 +34,8 @@ pub enum News {
 pub struct Survey {
     context: Arc<Context>,
     news: mpsc::UnboundedSender<News>,
-    doubts: Arc<Mutex<Doubts>>,
+    /// By how many stand in before this worker.
+    doubts: [Arc<Mutex<Doubts>>; 2],
 }
 
 /// Destinations that a bell told of, and that another worker should claim.
@@ -45,7 +48,7 @@ struct Doubts {
 
 impl Survey {
     pub fn new(context: Arc<Context>, news: mpsc::UnboundedSender<News>) -> Survey {
-        Survey { context, news, doubts: Arc::default() }
+        Survey { context, news, doubts: Default::default() }
     }
 
     /// Looks for everything that nobody serves, once; until it was answered.
@@ -80,27 +83,34 @@ impl Survey {
         });
     }
 
-    /// A bell rang for what another worker should claim. A look in a second or two shows whether it did; a worker that
-    /// hangs, or is cut off, is known to be so only after half a minute.
-    pub fn doubt(&self, id: DestinationId) {
-        let mut doubts = lock(&self.doubts);
-        doubts.noted.insert(id.0);
-        if !std::mem::replace(&mut doubts.tended, true) {
-            tokio::spawn(resolve_doubts(self.context.clone(), self.news.clone(), self.doubts.clone()));
+    /// A bell rang for what another worker should claim, and this one of `rank` only in its stead. A look in a second or
+    /// two shows whether it did; a worker that hangs, or is cut off, is known to be so only after half a minute.
+    pub fn doubt(&self, id: DestinationId, rank: usize) {
+        let stand_in = rank.checked_sub(1).and_then(|place| self.doubts.get(place).zip(PATIENCE.get(place)));
+        let Some((doubts, patience)) = stand_in else { return };
+        let mut noted = lock(doubts);
+        noted.noted.insert(id.0);
+        if !std::mem::replace(&mut noted.tended, true) {
+            tokio::spawn(resolve_doubts(self.context.clone(), self.news.clone(), doubts.clone(), *patience));
         }
     }
 }
 
-/// One statement a second at most, as long as bells ring; then it ends.
-async fn resolve_doubts(context: Arc<Context>, news: mpsc::UnboundedSender<News>, doubts: Arc<Mutex<Doubts>>) {
+/// One statement for each time of patience at most, as long as bells ring; then it ends.
+async fn resolve_doubts(
+    context: Arc<Context>,
+    news: mpsc::UnboundedSender<News>,
+    doubts: Arc<Mutex<Doubts>>,
+    patience: Duration,
+) {
     let mut ripe: Vec<DestinationId> = Vec::new();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(PATIENCE) => {}
+            () = tokio::time::sleep(patience) => {}
             () = context.lost.cancelled() => return,
         }
         if !ripe.is_empty() {
-            match context.store.list_neglected(&ripe, PATIENCE).await {
+            match context.store.list_neglected(&ripe, patience).await {
                 Ok(found) if found.is_empty() => {}
                 Ok(found) => drop(news.send(News::Neglected(found))),
                 // The sweep looks at everything.
