@@ -51,7 +51,7 @@ pub struct Meta {
 
 impl Target {
     pub(super) fn new(policy: &Policy, guard: &Guard, user_agent: &HeaderValue) -> Target {
-        let mut headers = HeaderMap::with_capacity(policy.headers.iter().count() + HEADERS_PER_REQUEST);
+        let mut headers = HeaderMap::with_capacity(policy.headers.iter().count() + 1);
         put(&mut headers, &policy.headers);
         headers.insert(USER_AGENT, user_agent.clone());
         Target {

@@ -14,7 +14,7 @@ use crate::store::session::Session;
 /// Messages a lane reads ahead, at most.
 const MESSAGES: i64 = 32;
 /// What all lanes together may have read ahead, and the bounds of each one's share of it.
-const BYTES: usize = 48 << 20;
+const BYTES: usize = 24 << 20;
 const SHARE: std::ops::RangeInclusive<usize> = 4 << 10..=1 << 20;
 /// Wants in one query.
 const WANTS: usize = 256;

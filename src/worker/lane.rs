@@ -325,7 +325,8 @@ impl Lane {
 
         let target = self.target.clone();
         let delivered = {
-            let mut request = std::pin::pin!(context.client.deliver(&target, &head.message, &meta, gate));
+            // Boxed: else each lane, and most are not sending, had room for it in its task.
+            let mut request = Box::pin(context.client.deliver(&target, &head.message, &meta, gate));
             let mut slow = false;
             loop {
                 tokio::select! {
