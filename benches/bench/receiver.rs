@@ -78,8 +78,10 @@ impl Receiver {
         Ok(Receiver { child, base })
     }
 
+    /// Counts from now on. Returns when it does: what was sent before would be counted and forgotten.
     pub fn expect(&mut self, messages: u64) -> Result<()> {
-        self.child.say(&format!("expect {messages}"))
+        self.child.say(&format!("expect {messages}"))?;
+        self.child.line().map(drop)
     }
 
     pub fn stats(&mut self) -> Result<Stats> {
@@ -139,6 +141,7 @@ pub fn main(_: Arguments) -> Result<()> {
                 Some(("expect", n)) => {
                     *state =
                         State { expected: n.parse()?, delay: state.delay, failing: state.failing, ..State::default() };
+                    say("expecting");
                 }
                 Some(("failing", n)) => state.failing = n.parse()?,
                 Some(("delay", ms)) => state.delay = Duration::from_millis(ms.parse()?),
