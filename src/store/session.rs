@@ -1,10 +1,11 @@
 //! What does a worker say on connections of its own?
 //!
-//! The session is the worker's identity: it LISTENs, claims, holds the locks and commits the
-//! acknowledgements; if it ends, its locks are gone and it can acknowledge nothing. Never `begin` on it: a
-//! pipelined acknowledgement would report success before its commit. The aide reads ahead and answers
-//! pings, so that neither waits behind the other; the watch waits for a peer's death, and shows that the line to
-//! this host is whole. All three end together.
+//! The session is the worker's identity: it claims, holds the locks and commits the acknowledgements; if it
+//! ends, its locks are gone and it can acknowledge nothing. Never `begin` on it: a pipelined acknowledgement
+//! would report success before its commit. The aide LISTENs, reads ahead and answers pings, so that neither
+//! waits behind the other: a session looks at each lock it holds whenever a transaction of its ends, and each
+//! notification is one. The watch waits for a peer's death, and shows that the line to this host is whole. All
+//! three end together.
 
 mod lane;
 
@@ -16,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use self::lane::millis;
 pub(super) use self::lane::read_lane;
@@ -125,29 +126,28 @@ impl Session {
     }
 
     async fn connect(connector: &Connector, sealer: Sealer) -> Result<(Session, Notifications), SessionError> {
-        let Dedicated { client, mut notifications, socket, reader } = connector.dedicated().await?;
+        let Dedicated { client, socket, reader, .. } = connector.dedicated().await?;
         let session_reader = ReaderGuard(reader);
-        client.batch_execute(SESSION_SETTINGS).await.map_err(StoreError::from)?;
-        let aide = connector.dedicated().await?;
-        aide.client.batch_execute(SESSION_SETTINGS).await.map_err(StoreError::from)?;
+        let mut aide = connector.dedicated().await?;
         let watch = connector.dedicated().await?;
-        watch.client.batch_execute(SESSION_SETTINGS).await.map_err(StoreError::from)?;
-        watch.client.batch_execute(WATCH_SETTINGS).await.map_err(StoreError::from)?;
-
-        const SERVER: &str = "select pg_postmaster_start_time()::text || coalesce(inet_server_addr()::text, '') || inet_server_port()::text";
+        let all = [&client, &aide.client, &watch.client];
+        // First of all, and without prepared statements: a pooler would lose those, and keep settings for others.
         let mut servers = Vec::new();
-        for connection in [&client, &aide.client, &watch.client] {
-            let row = connection.query_one(SERVER, &[]).await.map_err(StoreError::from)?;
-            servers.push(row.get::<_, Option<String>>(0));
+        for connection in all {
+            servers.push(server(connection).await?);
         }
         if servers.iter().any(|server| *server != servers[0]) {
             return Err(SessionError::TwoServers);
         }
+        aide.client.batch_execute("listen orderly").await.map_err(StoreError::from)?;
+        hear_oneself(&aide.client, &client, &mut aide.notifications).await?;
+        for connection in all {
+            connection.batch_execute(SESSION_SETTINGS).await.map_err(StoreError::from)?;
+        }
+        watch.client.batch_execute(WATCH_SETTINGS).await.map_err(StoreError::from)?;
 
-        client.batch_execute("listen orderly").await.map_err(StoreError::from)?;
         let me: i64 =
             client.query_one("select nextval('orderly.worker_ids')", &[]).await.map_err(StoreError::from)?.get(0);
-        hear_oneself(&client, &aide.client, &mut notifications, me).await?;
         // Held before the worker's row appears: a free lock on a known id means that its session is gone.
         let held: bool = client
             .query_one("select pg_try_advisory_lock(orderly.worker_lock($1))", &[&me])
@@ -198,7 +198,7 @@ impl Session {
             lock_budget: usize::try_from(locks / 2).unwrap_or(1_000),
             _connections: [session_reader, ReaderGuard(aide.reader), ReaderGuard(watch.reader)],
         };
-        Ok((session, notifications))
+        Ok((session, aide.notifications))
     }
 
     pub fn is_closed(&self) -> bool {
@@ -469,15 +469,28 @@ async fn ring(client: &Client, payload: &str) -> Result<(), StoreError> {
     Err(error.into())
 }
 
+/// Which server, and which start of it, a connection has reached.
+async fn server(client: &Client) -> Result<Option<String>, StoreError> {
+    const SERVER: &str =
+        "select pg_postmaster_start_time()::text || coalesce(inet_server_addr()::text, '') || inet_server_port()::text";
+    let answer = client.simple_query(SERVER).await?;
+    Ok(answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    }))
+}
+
 /// Notifications must come back to who listens; behind a transaction pooler they do not.
 async fn hear_oneself(
     listener: &Client,
-    aide: &Client,
+    speaker: &Client,
     notifications: &mut Notifications,
-    me: i64,
 ) -> Result<(), SessionError> {
-    let hello = format!("h{me}");
-    ring(aide, &hello).await?;
+    let hello = format!("h{:016x}", rand::random::<u64>());
+    if let Err(error) = speaker.batch_execute(&format!("select orderly.ring('{hello}')")).await {
+        let _ = speaker.batch_execute(super::bell::MOVE_NOTIFICATIONS).await;
+        return Err(StoreError::from(error).into());
+    }
     let heard = async {
         while let Some((_, payload)) = notifications.recv().await {
             if payload == hello {
