@@ -16,6 +16,7 @@ mod resolver;
 pub mod rest;
 mod retry_after;
 mod signature;
+mod transport;
 
 pub use client::{ClientError, ClientSettings, DeliveryClient};
 pub use gate::{Aborted, AlwaysOpen, Gate};

@@ -20,10 +20,11 @@ const PARTS: [(&str, &[&str]); 10] = [
 ];
 
 /// What only some parts may name: another crate, SQL, the environment.
-const KEPT_TO: [(&str, &[&str]); 9] = [
+const KEPT_TO: [(&str, &[&str]); 10] = [
     ("poem::", &["api"]),
     ("poem_openapi::", &["api"]),
     ("reqwest::", &["delivery"]),
+    ("client::legacy", &["delivery"]),
     // embedded creates one database, before there is a schema.
     ("tokio_postgres::", &["store", "embedded"]),
     ("deadpool_postgres::", &["store"]),

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use orderly::delivery::{SigningKey, SigningKeys, sign};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
-use url::Url;
 
 use super::Result;
 use super::cluster;
@@ -27,6 +29,9 @@ pub struct DeliverArguments {
     /// Signs each request as a worker does, with one key.
     #[arg(long)]
     sign: bool,
+    /// Sends by reqwest, not by the client that a worker uses.
+    #[arg(long)]
+    reqwest: bool,
     #[arg(long)]
     payloads: Option<std::path::PathBuf>,
 }
@@ -52,7 +57,7 @@ pub fn deliver(arguments: DeliverArguments) -> Result<()> {
     let payloads = Payloads::load(arguments.payloads.as_deref())?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let client = client()?;
+        let client = if arguments.reqwest { Client::Reqwest(reqwest_client()?) } else { Client::direct() };
         let slots = Arc::new(Semaphore::new(arguments.concurrency));
         let keys = if arguments.sign { vec![SigningKey::generate()?] } else { Vec::new() };
         let keys = SigningKeys::new(keys)?;
@@ -60,7 +65,7 @@ pub fn deliver(arguments: DeliverArguments) -> Result<()> {
         let mut lanes = tokio::task::JoinSet::new();
         for destination in 1..=arguments.destinations {
             let (client, slots, payloads, keys) = (client.clone(), slots.clone(), payloads.clone(), keys.clone());
-            let url = Url::parse(&format!("{}/d/{destination}", arguments.base))?;
+            let url: Uri = format!("{}/d/{destination}", arguments.base).parse()?;
             lanes.spawn(async move {
                 for n in 1..=arguments.messages {
                     let _slot = slots.acquire().await?;
@@ -70,7 +75,7 @@ pub fn deliver(arguments: DeliverArguments) -> Result<()> {
                     if let Some(signature) = signature {
                         request.headers_mut().insert("webhook-signature", signature);
                     }
-                    client.execute(request).await?.bytes().await?;
+                    client.send(request).await?;
                 }
                 Result::Ok(())
             });
@@ -87,14 +92,14 @@ pub fn single(arguments: SingleArguments) -> Result<()> {
     let payloads = Payloads::load(arguments.payloads.as_deref())?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let client = client()?;
-        let url = Url::parse(&format!("{}/d/1", arguments.url))?;
+        let client = Client::direct();
+        let url: Uri = format!("{}/d/1", arguments.url).parse()?;
         let database = cluster::connect(&std::env::var("DATABASE_URL")?).await?;
         let delete = database.client.prepare("delete from floor where sequence = $1").await?;
         let started = Instant::now();
         for n in 1..=arguments.messages {
             let request = request(&url, 1, n, payloads.nth(n));
-            client.execute(request).await?.bytes().await?;
+            client.send(request).await?;
             database.client.execute(&delete, &[&n.cast_signed()]).await?;
         }
         tell(started.elapsed())
@@ -106,8 +111,40 @@ fn tell(took: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Set up as a worker's is.
-pub fn client() -> Result<reqwest::Client> {
+/// What sends the requests.
+#[derive(Clone)]
+pub enum Client {
+    Direct(legacy::Client<legacy::connect::HttpConnector, Full<bytes::Bytes>>),
+    Reqwest(reqwest::Client),
+}
+
+impl Client {
+    /// A worker's own, without its address guard and TLS.
+    pub fn direct() -> Client {
+        let mut tcp = legacy::connect::HttpConnector::new();
+        tcp.set_nodelay(true);
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(4))
+            .pool_max_idle_per_host(256)
+            .build(tcp);
+        Client::Direct(client)
+    }
+
+    /// Until the answer has been read.
+    pub async fn send(&self, request: Request<Full<bytes::Bytes>>) -> Result<()> {
+        match self {
+            Client::Direct(client) => drop(client.request(request).await?.collect().await?),
+            Client::Reqwest(client) => {
+                let request = reqwest::Request::try_from(request.map(reqwest::Body::wrap))?;
+                drop(client.execute(request).await?.bytes().await?);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub fn reqwest_client() -> Result<reqwest::Client> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -136,7 +173,7 @@ fn signature(keys: &SigningKeys, destination: u64, n: u64, body: &[u8]) -> Optio
 }
 
 /// With the headers a worker sends, the signature included (always the same one).
-pub fn request(url: &Url, destination: u64, n: u64, body: bytes::Bytes) -> reqwest::Request {
+pub fn request(url: &Uri, destination: u64, n: u64, body: bytes::Bytes) -> Request<Full<bytes::Bytes>> {
     const SIGNATURE: &str =
         "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==";
     let mut headers = HeaderMap::with_capacity(16);
@@ -153,9 +190,10 @@ pub fn request(url: &Url, destination: u64, n: u64, body: bytes::Bytes) -> reqwe
     headers.insert(name("orderly-skipped"), 0.into());
     headers.insert(name("orderly-attempt"), 1.into());
     headers.insert(name("orderly-epoch"), 1.into());
-    let mut request = reqwest::Request::new(Method::POST, url.clone());
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = url.clone();
     *request.headers_mut() = headers;
-    *request.body_mut() = Some(body.into());
     request
 }
 

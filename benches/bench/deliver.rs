@@ -27,11 +27,16 @@ pub async fn run(bench: &Bench) -> Result<Report> {
     let mut cluster = bench.cluster().await?;
     report.postgres = cluster.version().await?;
     let (mut floor, mut ours) = (Side::new("floor"), Side::new("Orderly"));
+    let mut usual = Side::new("floor, reqwest");
     for _ in 0..bench.rounds() {
-        floor.add(bare(bench, each, Signing::Off).await?);
+        floor.add(bare(bench, each, Sender::Plain).await?);
+        usual.add(bare(bench, each, Sender::Reqwest).await?);
         ours.add(queued(bench, &mut cluster, each).await?);
     }
+    let ratios = usual.rounds.iter().zip(&ours.rounds).map(|(usual, ours)| ours.rate() / usual.rate()).collect();
     report.compare(floor, ours);
+    report.note(format!("rate, of bare reqwest's: {}", figure(median(ratios))));
+    report.sides.push(usual);
     Ok(report)
 }
 
@@ -49,8 +54,8 @@ pub async fn run_signed(bench: &Bench) -> Result<Report> {
     report.postgres = cluster.version().await?;
     let (mut plain, mut signed, mut ours) = (Side::new("floor"), Side::new("floor, signing"), Side::new("Orderly"));
     for _ in 0..bench.rounds() {
-        plain.add(bare(bench, each, Signing::Off).await?);
-        signed.add(bare(bench, each, Signing::On).await?);
+        plain.add(bare(bench, each, Sender::Plain).await?);
+        signed.add(bare(bench, each, Sender::Signing).await?);
         ours.add(queued(bench, &mut cluster, each).await?);
     }
     let of = |round: &Round, name: &str| round.cpu.get(name).copied().unwrap_or(0.0);
@@ -72,13 +77,15 @@ pub async fn run_signed(bench: &Bench) -> Result<Report> {
     Ok(report)
 }
 
+/// What the floor sends with: a worker's client, that and a worker's signature, or the client most people use.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Signing {
-    On,
-    Off,
+pub enum Sender {
+    Plain,
+    Signing,
+    Reqwest,
 }
 
-pub async fn bare(bench: &Bench, each: u64, signing: Signing) -> Result<Round> {
+pub async fn bare(bench: &Bench, each: u64, by: Sender) -> Result<Round> {
     let mut receiver = Receiver::start()?;
     receiver.expect(each * DESTINATIONS)?;
     let mut meter = Meter::start(None, &[&receiver.child]).await?;
@@ -86,8 +93,10 @@ pub async fn bare(bench: &Bench, each: u64, signing: Signing) -> Result<Round> {
     for (name, value) in [("--destinations", DESTINATIONS), ("--messages", each), ("--concurrency", CONCURRENCY)] {
         arguments.extend([name.to_owned(), value.to_string()]);
     }
-    if signing == Signing::On {
-        arguments.push("--sign".to_owned());
+    match by {
+        Sender::Plain => {}
+        Sender::Signing => arguments.push("--sign".to_owned()),
+        Sender::Reqwest => arguments.push("--reqwest".to_owned()),
     }
     arguments.extend(bench.payloads.arguments());
     let mut sender = Child::part("sender", &arguments)?;

@@ -124,7 +124,7 @@ pub fn relay(arguments: RelayArguments) -> Result<()> {
         let mut reader = cluster::connect(&url).await?;
         reader.client.batch_execute("listen floor").await?;
         let read = reader.client.prepare("select payload from floor where sequence = $1").await?;
-        let client = super::bare::client()?;
+        let client = super::bare::Client::direct();
         tokio::spawn(async move {
             while let Some((_, payload)) = reader.notifications.recv().await {
                 let sequence: i64 = payload.parse()?;
@@ -132,7 +132,7 @@ pub fn relay(arguments: RelayArguments) -> Result<()> {
                 let body = bytes::Bytes::copy_from_slice(row.get(0));
                 let url = arguments.target.parse()?;
                 let request = super::bare::request(&url, 1, sequence.unsigned_abs(), body);
-                client.execute(request).await?.bytes().await?;
+                client.send(request).await?;
             }
             Result::Ok(())
         });

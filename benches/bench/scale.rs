@@ -145,7 +145,7 @@ fn scattered(n: u64, destinations: u64) -> u64 {
 
 /// One after the other over one connection.
 async fn calls(bench: &Bench, cluster: &Cluster, api: &Child, url: impl Fn(u64) -> String) -> Result<Round> {
-    let client = bare::client()?;
+    let client = bare::reqwest_client()?;
     let count = bench.load(CALLS);
     // The connection, and the plans of the API's own.
     for n in 0..20 {

@@ -37,7 +37,7 @@ pub async fn run(bench: &Bench) -> Result<Report> {
         (Side::new("floor of accept"), Side::new("floor of deliver"), Side::new("Orderly"));
     for _ in 0..bench.rounds() {
         accepting.add(accept::handler(bench, messages).await?);
-        delivering.add(deliver::bare(bench, messages / DESTINATIONS, deliver::Signing::Off).await?);
+        delivering.add(deliver::bare(bench, messages / DESTINATIONS, deliver::Sender::Plain).await?);
         ours.add(at_once(bench, &mut cluster, messages).await?);
     }
     let cpu = |round: &Round| round.cpu.values().sum::<f64>();

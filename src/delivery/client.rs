@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::BodyExt;
 use rustls::pki_types::CertificateDer;
 use url::Url;
 
@@ -18,18 +19,8 @@ use super::failure::{classify, failure, forbidden, timeout};
 use super::gate::{Aborted, Gate, GatedBody};
 use super::guard::Guard;
 use super::request::{Meta, Target};
-use super::resolver::GuardedResolver;
+use super::transport::{self, BoxError, Transport};
 use super::{SigningKeys, retry_after};
-
-/// Lookup, TCP and TLS together. A destination's own timeout may end it earlier.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Below the five seconds after which the most common receivers (Node, uvicorn) close an idle connection:
-/// a request sent into that close is a failed try, and its message may arrive twice.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// A worker's default concurrency: all destinations may be on one host.
-const IDLE_CONNECTIONS_PER_HOST: usize = 256;
 
 /// What is read of an answer's body, so that its connection can be used again; what is longer costs the
 /// connection.
@@ -59,7 +50,7 @@ pub enum ClientError {
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct DeliveryClient {
-    http: reqwest::Client,
+    transport: Transport,
     guard: Guard,
     keys: Arc<SigningKeys>,
     user_agent: HeaderValue,
@@ -67,28 +58,14 @@ pub struct DeliveryClient {
 
 impl DeliveryClient {
     pub fn new(settings: ClientSettings) -> Result<DeliveryClient, ClientError> {
-        let setup = |error: reqwest::Error| ClientError::Setup(Box::new(error));
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            // A request that was sent is the worker's to repeat, under its number and its epoch.
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            // HTTP/2 would put destinations on one host onto one connection, where one that stalls holds up
-            // the others (G5), and would send a request's head before its gate is asked.
-            .http1_only()
-            .tls_backend_preconfigured(tls(settings.extra_roots)?)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST);
-        builder = match settings.egress_proxy {
+        let tls = transport::tls(settings.extra_roots).map_err(|error| ClientError::Setup(error.into()))?;
+        let transport = match settings.egress_proxy {
             Some(url) if !matches!(url.scheme(), "http" | "https") => return Err(ClientError::Proxy),
-            // The only name left to resolve is the proxy's own, which the operator chose.
-            Some(url) => builder.proxy(reqwest::Proxy::all(url).map_err(setup)?),
-            None => builder.dns_resolver(Arc::new(GuardedResolver(settings.guard.clone()))),
+            Some(url) => Transport::proxied(url, tls).map_err(|error| ClientError::Setup(error.into()))?,
+            None => Transport::direct(settings.guard.clone(), tls),
         };
         Ok(DeliveryClient {
-            http: builder.build().map_err(setup)?,
+            transport,
             guard: settings.guard,
             keys: Arc::new(settings.keys),
             user_agent: HeaderValue::from_static(concat!("Orderly/", env!("CARGO_PKG_VERSION"))),
@@ -117,23 +94,23 @@ impl DeliveryClient {
         if let Err(error) = &target.verdict {
             return Ok(Answer::default().outcome(started.elapsed(), Err(forbidden(error))));
         }
-        let request = self.request(target, message, meta, gate);
+        let Some(uri) = &target.uri else {
+            let failure = failure(FailureKind::Broken, "no request can be made of this URL");
+            return Ok(Answer::default().outcome(started.elapsed(), Err(failure)));
+        };
+        let mut request = Request::new(GatedBody::new(message.payload.clone(), gate));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri.clone();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        *request.headers_mut() = target.headers(&self.keys, message, meta, now.as_secs());
         let mut answer = Answer::default();
-        let exchange = exchange(&self.http, request, &mut answer);
+        let exchange = exchange(&self.transport, request, &mut answer);
         let end = match tokio::time::timeout(target.timeout, exchange).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(classify(&error)?),
+            Ok(Err(error)) => Err(classify(error.as_ref())?),
             Err(_) => Err(timeout(target.timeout)),
         };
         Ok(answer.outcome(started.elapsed(), end))
-    }
-
-    fn request<G: Gate>(&self, target: &Target, message: &Message, meta: &Meta, gate: G) -> reqwest::Request {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut request = reqwest::Request::new(Method::POST, target.url.clone());
-        *request.headers_mut() = target.headers(&self.keys, message, meta, now.as_secs());
-        *request.body_mut() = Some(reqwest::Body::wrap(GatedBody::new(message.payload.clone(), gate)));
-        request
     }
 }
 
@@ -145,15 +122,16 @@ struct Answer {
     body: Vec<u8>,
 }
 
-async fn exchange(http: &reqwest::Client, request: reqwest::Request, answer: &mut Answer) -> reqwest::Result<()> {
-    let mut response = http.execute(request).await?;
+async fn exchange(transport: &Transport, request: Request<GatedBody>, answer: &mut Answer) -> Result<(), BoxError> {
+    let mut response = transport.send(request).await?;
     answer.status = Some(response.status());
     if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         let value = response.headers().get(RETRY_AFTER);
         answer.retry_after = value.and_then(|value| retry_after::parse(value.as_bytes(), SystemTime::now()));
     }
     let mut read = 0;
-    while let Some(chunk) = response.chunk().await? {
+    while let Some(frame) = response.frame().await {
+        let Ok(chunk) = frame?.into_data() else { continue };
         read += chunk.len();
         answer.body.extend_from_slice(&chunk[..chunk.len().min(KEPT - answer.body.len())]);
         if read >= READ_LIMIT {
@@ -176,25 +154,6 @@ impl Answer {
         let status_code = self.status.map(|status| status.as_u16());
         Outcome { duration, status_code, response: Bytes::from(self.body), result }
     }
-}
-
-/// TLS 1.2 and 1.3 with the system's roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others). Certificates
-/// are always checked.
-fn tls(extra_roots: Vec<CertificateDer<'static>>) -> Result<rustls::ClientConfig, ClientError> {
-    let mut roots = rustls::RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(native.certs);
-    roots.add_parsable_certificates(extra_roots);
-    if roots.is_empty() {
-        tracing::warn!("the system has no root certificates: no https destination can be reached");
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| ClientError::Setup(Box::new(error)))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::domain::{Failure, FailureKind};
 use super::gate::Aborted;
 use super::guard::GuardError;
 use super::resolver::ResolveError;
+use super::transport::ConnectTimeout;
 
 /// The longest text for people.
 const DETAIL_LENGTH: usize = 300;
@@ -33,7 +34,7 @@ pub(super) fn timeout(after: Duration) -> Failure {
 }
 
 /// `Err`: the gate was closed, and nothing was sent.
-pub(super) fn classify(error: &reqwest::Error) -> Result<Failure, Aborted> {
+pub(super) fn classify(error: &(dyn Error + 'static)) -> Result<Failure, Aborted> {
     let mut found = None;
     for cause in causes(error) {
         if let Some(aborted) = cause.downcast_ref::<Aborted>() {
@@ -41,16 +42,12 @@ pub(super) fn classify(error: &reqwest::Error) -> Result<Failure, Aborted> {
         }
         found = recognise(cause).or(found);
     }
-    if let Some(failure) = found {
-        return Ok(failure);
-    }
-    if error.is_timeout() {
-        return Ok(failure(FailureKind::Timeout, "timeout while connecting"));
-    }
-    if error.is_connect() {
-        return Ok(failure(FailureKind::Broken, format!("cannot connect: {}", innermost(error))));
-    }
-    Ok(failure(FailureKind::Broken, innermost(error)))
+    let connecting = causes(error).any(|cause| {
+        cause.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect())
+            || cause.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect)
+    });
+    let what = if connecting { "cannot connect: " } else { "" };
+    Ok(found.unwrap_or_else(|| failure(FailureKind::Broken, format!("{what}{}", innermost(error)))))
 }
 
 fn recognise(cause: &(dyn Error + 'static)) -> Option<Failure> {
@@ -74,8 +71,12 @@ fn recognise(cause: &(dyn Error + 'static)) -> Option<Failure> {
             return Some(failure(FailureKind::Broken, "the connection was closed before an answer came"));
         }
     }
+    if cause.is::<ConnectTimeout>() || cause.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout) {
+        return Some(failure(FailureKind::Timeout, "timeout while connecting"));
+    }
     let error = cause.downcast_ref::<io::Error>()?;
     match error.kind() {
+        io::ErrorKind::TimedOut => Some(failure(FailureKind::Timeout, "timeout while connecting")),
         io::ErrorKind::ConnectionRefused => Some(failure(FailureKind::Refused, "connection refused")),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
             Some(failure(FailureKind::Broken, "the connection was reset"))
@@ -96,7 +97,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-fn innermost(error: &reqwest::Error) -> String {
+/// The client's own words carry the URL.
+fn innermost(error: &(dyn Error + 'static)) -> String {
     match causes(error).last() {
         Some(cause) if !cause.is::<reqwest::Error>() => cause.to_string(),
         _ => "the request failed".to_owned(),

@@ -37,21 +37,18 @@ impl Gate for AlwaysOpen {
 pub struct Aborted;
 
 /// A body in one piece, behind a gate.
-pub(super) struct GatedBody<G> {
+pub struct GatedBody {
     payload: Option<Bytes>,
-    gate: G,
+    gate: Box<dyn Gate>,
 }
 
-impl<G: Gate> GatedBody<G> {
-    pub fn new(payload: Bytes, gate: G) -> Self {
-        GatedBody { payload: Some(payload), gate }
+impl GatedBody {
+    pub fn new(payload: Bytes, gate: impl Gate) -> Self {
+        GatedBody { payload: Some(payload), gate: Box::new(gate) }
     }
 }
 
-/// The gate is only ever used by reference.
-impl<G> Unpin for GatedBody<G> {}
-
-impl<G: Gate> Body for GatedBody<G> {
+impl Body for GatedBody {
     type Data = Bytes;
     type Error = Aborted;
 

@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue};
-use url::Url;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use crate::domain::{Headers, HmacSecret, Message, MessageId, Policy, Sequence};
 
@@ -28,7 +27,8 @@ const HEADERS_PER_REQUEST: usize = 16;
 
 /// A destination, made ready for many requests. Made anew when its policy changes.
 pub struct Target {
-    pub(super) url: Url,
+    /// `None`: HTTP cannot carry the URL (it is too long).
+    pub(super) uri: Option<Uri>,
     pub(super) timeout: Duration,
     /// `Err`: the URL itself is forbidden, and no request leaves.
     pub(super) verdict: Result<(), GuardError>,
@@ -55,7 +55,7 @@ impl Target {
         put(&mut headers, &policy.headers);
         headers.insert(USER_AGENT, user_agent.clone());
         Target {
-            url: policy.url.clone(),
+            uri: policy.url.as_str().parse().ok(),
             timeout: policy.timeout,
             verdict: guard.check_url(&policy.url),
             headers,
@@ -114,6 +114,7 @@ fn ascii(text: String) -> HeaderValue {
 mod tests {
     use bytes::Bytes;
     use chrono::Utc;
+    use url::Url;
 
     use super::*;
     use crate::domain::{DestinationId, OnExhausted};

@@ -6,12 +6,12 @@
 mod system;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 
 pub use system::SystemLookup;
 
-use super::guard::{Guard, GuardError};
+use super::guard::GuardError;
 
 pub type Looking = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 
@@ -26,19 +26,4 @@ pub enum ResolveError {
     Forbidden(GuardError),
     #[error("the name does not resolve")]
     Failed(#[source] io::Error),
-}
-
-/// The guard in the client's place for a resolver.
-pub(super) struct GuardedResolver(pub Guard);
-
-impl reqwest::dns::Resolve for GuardedResolver {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let guard = self.0.clone();
-        Box::pin(async move {
-            let addresses = guard.resolve(name.as_str()).await?;
-            // Port 0: the client puts the URL's in.
-            let sockets = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(sockets) as reqwest::dns::Addrs)
-        })
-    }
 }
