@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use orderly::store::connect::Connector;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio_postgres::SimpleQueryMessage;
 use url::Url;
 
 use crate::support::{Api, PATIENCE, Process, Receiver, TestDatabase, scratch_folder, worker};
+
+const SERVER_CONNECTIONS: usize = 4;
 
 /// PgBouncer in transaction mode before a test database; ended with this.
 struct Pooler {
@@ -36,7 +40,7 @@ impl Pooler {
         let text = format!(
             "[databases]\n{name} = host={} port={} dbname={name} user={} password={}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-             pool_mode = transaction\ndefault_pool_size = 4\nmax_client_conn = 100\nlog_connections = 0\n",
+             pool_mode = transaction\ndefault_pool_size = {SERVER_CONNECTIONS}\nmax_client_conn = 100\nlog_connections = 0\n",
             url.host_str().expect("a host"),
             url.port().unwrap_or(5432),
             url.username(),
@@ -108,5 +112,17 @@ async fn the_api_works_through_a_transaction_pooler_and_a_worker_says_that_it_ca
     for refused in futures_util::future::join_all(refused).await {
         assert_eq!(refused.code(), 1, "{refused:?}");
         assert!(refused.stderr.iter().any(|line| line.contains("transaction pooler")), "{refused:?}");
+    }
+    // And left nothing of a worker's own on the connections that others get next: all of them, each in a transaction.
+    let mut held = Vec::new();
+    for _ in 0..SERVER_CONNECTIONS {
+        let connection = Connector::parse(&pooler.url).unwrap().dedicated().await.unwrap();
+        let said = connection.client.simple_query("begin; select current_setting('enable_seqscan')").await.unwrap();
+        let setting = said.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        assert_eq!(setting, Some("on"));
+        held.push(connection);
     }
 }

@@ -114,7 +114,7 @@ fn tell(took: Duration) -> Result<()> {
 /// What sends the requests.
 #[derive(Clone)]
 pub enum Client {
-    Direct(legacy::Client<legacy::connect::HttpConnector, Full<bytes::Bytes>>),
+    Direct(Arc<legacy::Client<legacy::connect::HttpConnector, Full<bytes::Bytes>>>),
     Reqwest(reqwest::Client),
 }
 
@@ -128,7 +128,7 @@ impl Client {
             .pool_idle_timeout(Duration::from_secs(4))
             .pool_max_idle_per_host(256)
             .build(tcp);
-        Client::Direct(client)
+        Client::Direct(Arc::new(client))
     }
 
     /// Until the answer has been read.

@@ -1,8 +1,8 @@
 //! On which connection does a request travel?
 //!
-//! hyper's own pooled client: what a general-purpose one adds (redirects, cookies, its own timeouts) costs a
-//! fifth of a worker's CPU and is not wanted here. Only through `--egress-proxy` reqwest does it, which
-//! knows proxies.
+//! hyper's own pooled client: what a general-purpose one adds (redirects, retries, its own timeouts) costs
+//! a quarter of a worker's CPU (docs/PERFORMANCE.md) and is not wanted here. Only through `--egress-proxy` reqwest does
+//! it, which knows proxies.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -48,12 +48,12 @@ type Waiting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 /// Cheap to clone.
 #[derive(Clone)]
 pub enum Transport {
-    Direct(Client<Patient<HttpsConnector<HttpConnector<GuardedResolver>>>, GatedBody>),
+    Direct(Arc<Client<Patient<HttpsConnector<HttpConnector<GuardedResolver>>>, GatedBody>>),
     Proxied(reqwest::Client),
 }
 
 /// Nothing is decoded or followed.
-pub type Answer = Response<Either<Incoming, BoxBody<bytes::Bytes, BoxError>>>;
+pub type Received = Response<Either<Incoming, BoxBody<bytes::Bytes, BoxError>>>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("timeout while connecting")]
@@ -84,7 +84,7 @@ impl Transport {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
             .build(Patient(https));
-        Transport::Direct(client)
+        Transport::Direct(Arc::new(client))
     }
 
     /// The only name left to resolve is the proxy's own, which the operator chose.
@@ -104,7 +104,7 @@ impl Transport {
         Ok(Transport::Proxied(client))
     }
 
-    pub async fn send(&self, request: Request<GatedBody>) -> Result<Answer, BoxError> {
+    pub async fn send(&self, request: Request<GatedBody>) -> Result<Received, BoxError> {
         match self {
             Transport::Direct(client) => Ok(client.request(request).await?.map(Either::Left)),
             Transport::Proxied(client) => {
