@@ -66,6 +66,30 @@ async fn a_worker_whose_session_is_ended_sends_nothing_more_and_comes_back() {
     assert!(received.iter().any(|one| one.number("orderly-epoch") == 2));
 }
 
+/// The locks are free then, so that others begin: half a second later is too late (G3).
+#[tokio::test]
+async fn a_worker_whose_session_is_ended_hangs_up_at_once() {
+    const TIMES: usize = 7;
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let receiver = Receiver::answering(|_| Answer::hang()).await;
+    let id = queue.destination(&receiver.url("/x")).await;
+    queue.enqueue(id, json!("in flight")).await;
+    let only = worker(&database, &["--persistent"]).await;
+    let mut took = Vec::new();
+    for n in 1..=TIMES {
+        receiver.wait_for_count(n).await;
+        queue.sql("select orderly.end_session((select max(id) from orderly.workers))").await;
+        let ended = Instant::now();
+        let received = receiver.wait_for_ended(n).await;
+        took.push(received[n - 1].ended_at.expect("it ended").saturating_duration_since(ended));
+    }
+    took.sort_unstable();
+    println!("from the end of the session to the closing: {took:?}");
+    assert!(took[TIMES / 2] < Duration::from_millis(150), "{took:?}");
+    drop(only);
+}
+
 /// Queues a message as an API process would that died between its commit and its bell.
 async fn queue_without_a_bell(queue: &Queue, id: i64) {
     queue

@@ -113,7 +113,28 @@ pub fn boottime_ms() -> i64 {
     now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
 }
 
-pub type Notifications = mpsc::UnboundedReceiver<(String, String)>;
+type Channel = mpsc::UnboundedReceiver<(String, String)>;
+
+/// What a worker hears, and that one of its connections has ended: with one all must end, and at once, for its locks
+/// may be somebody else's by then (G3).
+pub struct Notifications {
+    heard: Channel,
+    /// Of the session and the watch, which do not listen: these only end.
+    silent: [Channel; 2],
+}
+
+impl Notifications {
+    /// Channel and payload. `None`: a connection has ended. Nothing is lost when this is dropped.
+    pub async fn recv(&mut self) -> Option<(String, String)> {
+        let [session, watch] = &mut self.silent;
+        tokio::select! {
+            biased;
+            _ = session.recv() => None,
+            _ = watch.recv() => None,
+            heard = self.heard.recv() => heard,
+        }
+    }
+}
 
 impl Session {
     /// Connects, takes a new worker id and its lock, and listens. The worker is not known to others yet.
@@ -126,7 +147,7 @@ impl Session {
     }
 
     async fn connect(connector: &Connector, sealer: Sealer) -> Result<(Session, Notifications), SessionError> {
-        let Dedicated { client, socket, reader, .. } = connector.dedicated().await?;
+        let Dedicated { client, notifications: silence, socket, reader } = connector.dedicated().await?;
         let session_reader = ReaderGuard(reader);
         let mut aide = connector.dedicated().await?;
         let watch = connector.dedicated().await?;
@@ -198,7 +219,7 @@ impl Session {
             lock_budget: usize::try_from(locks / 2).unwrap_or(1_000),
             _connections: [session_reader, ReaderGuard(aide.reader), ReaderGuard(watch.reader)],
         };
-        Ok((session, aide.notifications))
+        Ok((session, Notifications { heard: aide.notifications, silent: [silence, watch.notifications] }))
     }
 
     pub fn is_closed(&self) -> bool {
@@ -481,11 +502,7 @@ async fn server(client: &Client) -> Result<Option<String>, StoreError> {
 }
 
 /// Notifications must come back to who listens; behind a transaction pooler they do not.
-async fn hear_oneself(
-    listener: &Client,
-    speaker: &Client,
-    notifications: &mut Notifications,
-) -> Result<(), SessionError> {
+async fn hear_oneself(listener: &Client, speaker: &Client, notifications: &mut Channel) -> Result<(), SessionError> {
     let hello = format!("h{:016x}", rand::random::<u64>());
     if let Err(error) = speaker.batch_execute(&format!("select orderly.ring('{hello}')")).await {
         let _ = speaker.batch_execute(super::bell::MOVE_NOTIFICATIONS).await;
