@@ -14,8 +14,8 @@ use crate::store::session::Session;
 /// Messages a lane reads ahead, at most.
 const MESSAGES: i64 = 32;
 /// What all lanes together may have read ahead, and the bounds of each one's share of it.
-const BYTES: usize = 16 << 20;
-const SHARE: std::ops::RangeInclusive<usize> = 2 << 10..=1 << 20;
+const BYTES: usize = 24 << 20;
+const SHARE: std::ops::RangeInclusive<usize> = 4 << 10..=1 << 20;
 /// Wants in one query.
 const WANTS: usize = 256;
 
@@ -48,13 +48,6 @@ impl Feed {
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while wants.recv_many(&mut batch, WANTS).await > 0 {
-                // A bell wakes many lanes one after the other: those that are about to ask come along.
-                tokio::task::yield_now().await;
-                while batch.len() < WANTS
-                    && let Ok(want) = wants.try_recv()
-                {
-                    batch.push(want);
-                }
                 let asked: Vec<_> = batch.iter().map(|want| (want.destination, want.above)).collect();
                 let share = (BYTES / lanes().max(1)).clamp(*SHARE.start(), *SHARE.end());
                 let read = match session.read_ahead(&asked, MESSAGES, i64::try_from(share).unwrap_or(i64::MAX)).await {
