@@ -7,6 +7,7 @@
 //! notification is one. The watch waits for a peer's death, and shows that the line to this host is whole. All
 //! three end together.
 
+mod hearing;
 mod lane;
 
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,10 +16,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
-use tokio::sync::mpsc;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, Statement};
 
+pub use self::hearing::Notifications;
+use self::hearing::{hear_oneself, server};
 use self::lane::millis;
 pub(super) use self::lane::read_lane;
 pub use self::lane::{Acknowledgement, Claimed, Ending, HeadState, LaneStart, Read, Release};
@@ -111,29 +113,6 @@ pub fn boottime_ms() -> i64 {
     #[cfg(not(target_os = "linux"))]
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
-}
-
-type Channel = mpsc::UnboundedReceiver<(String, String)>;
-
-/// What a worker hears, and that one of its connections has ended: with one all must end, and at once, for its locks
-/// may be somebody else's by then (G3).
-pub struct Notifications {
-    heard: Channel,
-    /// Of the session and the watch, which do not listen: these only end.
-    silent: [Channel; 2],
-}
-
-impl Notifications {
-    /// Channel and payload. `None`: a connection has ended. Nothing is lost when this is dropped.
-    pub async fn recv(&mut self) -> Option<(String, String)> {
-        let [session, watch] = &mut self.silent;
-        tokio::select! {
-            biased;
-            _ = session.recv() => None,
-            _ = watch.recv() => None,
-            heard = self.heard.recv() => heard,
-        }
-    }
 }
 
 impl Session {
@@ -488,44 +467,4 @@ async fn ring(client: &Client, payload: &str) -> Result<(), StoreError> {
     let Err(error) = client.query("select orderly.ring($1)", &[&payload]).await else { return Ok(()) };
     let _ = client.query(super::bell::MOVE_NOTIFICATIONS, &[]).await;
     Err(error.into())
-}
-
-/// Which server, and which start of it, a connection has reached.
-async fn server(client: &Client) -> Result<Option<String>, StoreError> {
-    const SERVER: &str =
-        "select pg_postmaster_start_time()::text || coalesce(inet_server_addr()::text, '') || inet_server_port()::text";
-    let answer = client.simple_query(SERVER).await?;
-    Ok(answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    }))
-}
-
-/// Notifications must come back to who listens; behind a transaction pooler they do not.
-async fn hear_oneself(listener: &Client, speaker: &Client, notifications: &mut Channel) -> Result<(), SessionError> {
-    let hello = format!("h{:016x}", rand::random::<u64>());
-    if let Err(error) = speaker.batch_execute(&format!("select orderly.ring('{hello}')")).await {
-        let _ = speaker.batch_execute(super::bell::MOVE_NOTIFICATIONS).await;
-        return Err(StoreError::from(error).into());
-    }
-    let heard = async {
-        while let Some((_, payload)) = notifications.recv().await {
-            if payload == hello {
-                return true;
-            }
-        }
-        false
-    };
-    match tokio::time::timeout(Duration::from_secs(5), heard).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(StoreError::Unreachable("the connection broke".into()).into()),
-        Err(elapsed) => {
-            // A network that failed just now looks the same, save that nothing else answers either.
-            match tokio::time::timeout(Duration::from_secs(2), listener.simple_query("select 1")).await {
-                Ok(Ok(_)) => Err(SessionError::Pooler),
-                Ok(Err(error)) => Err(StoreError::from(error).into()),
-                Err(_) => Err(StoreError::Unreachable(Box::new(elapsed)).into()),
-            }
-        }
-    }
 }
