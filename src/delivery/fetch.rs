@@ -3,12 +3,12 @@
 //! The address guard of deliveries does not apply: these URLs come from the settings, not from strangers,
 //! and an identity provider often stands on a private address. What is fetched is bounded all the same.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::RootCertStore;
 use serde::de::DeserializeOwned;
 use url::Url;
+
+use super::transport;
 
 /// From the look-up of the name to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,13 +59,7 @@ impl Fetcher {
 
 /// For places the operator named; no redirects, no proxies of the environment.
 pub(super) fn build_client(timeout: Duration) -> Result<reqwest::Client, FetchError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| FetchError::Client(Box::new(error)))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls = transport::tls(Vec::new()).map_err(|error| FetchError::Client(Box::new(error)))?;
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
