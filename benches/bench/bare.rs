@@ -144,6 +144,7 @@ impl Client {
     }
 }
 
+/// As a worker's was, and still is through a proxy.
 pub fn reqwest_client() -> Result<reqwest::Client> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
