@@ -4,47 +4,40 @@
 //! destination whose lock somebody else holds (an application's long transaction) is waited for apart, so that
 //! it delays nobody else's posts (G5).
 
+mod apart;
 mod line;
 mod once;
+mod verdict;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
+use self::apart::{Apart, WaitingRoom};
 use self::line::Line;
 use self::once::Twins;
+use self::verdict::{Item, Verdict, judge};
 use super::bell::Bell;
 use super::{Store, StoreError};
 use crate::broken::{self, Broken};
-use crate::domain::{DestinationId, MessageId, NewMessage, Sequence};
+use crate::domain::{DestinationId, MessageId, NewMessage};
 
 /// Transactions at once: one is written while the other's commit waits for the disk.
 const WRITERS: usize = 2;
 /// Requests that wait for a writer; past it, posting waits.
 const BACKLOG: usize = 4_096;
-/// A client hears within 5 s that a destination's lock was not to be had: after so long nobody waits for it
-/// once more, which takes up to 2 s (`lock_timeout` in `enqueue_batch`, twice behind another waiter).
-const PATIENCE: Duration = Duration::from_millis(2_000);
 /// So long a request waits for its answer. One that arrived behind a transaction that hangs would otherwise
 /// wait for that one and then for its own.
 const ANSWER_WITHIN: Duration = Duration::from_millis(4_700);
-/// Between two tries of a lock that is not waited for; doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(80);
-/// So many connections may wait for locks that others hold; the rest of the pool is for who need not wait (G5).
-const WAITERS: usize = 4;
-
 /// A message with its place.
 #[derive(Debug, Clone)]
 pub struct Queued {
@@ -93,31 +86,6 @@ struct Post {
     answer: oneshot::Sender<Answer>,
 }
 
-/// A request's end, or the destination whose lock it has to wait for.
-enum Verdict {
-    Ended(Answer),
-    Locked(i64),
-}
-
-/// On whose behalf posts are written: of the one task that looks after a locked destination.
-#[derive(Clone, Copy)]
-struct Apart {
-    destination: i64,
-    /// It may wait for the lock.
-    waits: bool,
-}
-
-impl Apart {
-    /// What the functions are told to wait for.
-    fn wait_for(self) -> Option<i64> {
-        self.waits.then_some(self.destination)
-    }
-
-    fn is_about(apart: Option<Apart>, destination: i64) -> bool {
-        apart.is_some_and(|apart| apart.destination == destination)
-    }
-}
-
 /// Queues messages for all handlers of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Enqueuer {
@@ -130,9 +98,7 @@ struct Writer {
     accepted: AtomicU64,
     bell: Bell,
     twins: Twins,
-    /// For each destination that somebody locks: the posts that wait for the one task that waits for it.
-    waiting: Mutex<HashMap<i64, Vec<Post>>>,
-    waiters: Semaphore,
+    room: WaitingRoom,
 }
 
 impl Enqueuer {
@@ -143,8 +109,7 @@ impl Enqueuer {
             store,
             bell,
             twins: Twins::default(),
-            waiting: Mutex::default(),
-            waiters: Semaphore::new(WAITERS),
+            room: WaitingRoom::default(),
             accepted: AtomicU64::new(0),
         });
         let (posts, incoming) = mpsc::channel(64);
@@ -185,10 +150,6 @@ impl Enqueuer {
     pub fn ring(&self, destinations: impl IntoIterator<Item = DestinationId>) {
         self.writer.bell.ring(destinations.into_iter().map(|id| id.0));
     }
-}
-
-fn too_long() -> EnqueueError {
-    EnqueueError::Store(StoreError::Unreachable("another transaction holds the destination's queue".into()))
 }
 
 fn stopping() -> EnqueueError {
@@ -393,81 +354,11 @@ impl Writer {
         rows.into_iter().next().ok_or_else(|| StoreError::Corrupt("enqueue answered nothing".to_owned()))
     }
 
-    /// Writes what waits for one destination; gives back what still does. What has a key goes one by one.
-    async fn write_apart(self: &Arc<Self>, posts: Vec<Post>, apart: Apart) -> Vec<Post> {
-        let (keyed, plain): (Vec<_>, Vec<_>) = posts.into_iter().partition(|post| post.key.is_some());
-        let mut locked = if plain.is_empty() { Vec::new() } else { self.write(plain, Some(apart)).await };
-        for post in keyed {
-            if locked.is_empty() {
-                locked.extend(self.write_once(post, Some(apart)).await);
-            } else {
-                locked.push(post);
-            }
-        }
-        locked
-    }
-
     fn end(self: &Arc<Self>, post: Post, answer: Answer) {
         match post.key {
             Some(_) => self.end_once(post, answer),
             None => post.answer(answer),
         }
-    }
-
-    /// The right to wait for a lock on a connection; `None`: it was not to be had by then.
-    async fn waiter(&self, by: Instant) -> Option<SemaphorePermit<'_>> {
-        tokio::time::timeout_at(by, self.waiters.acquire()).await.ok()?.ok()
-    }
-
-    /// One task and at most one connection for each locked destination, carrying all its waiting posts.
-    fn wait_apart(self: &Arc<Self>, destination: i64, post: Post) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match waiting.entry(destination) {
-            Entry::Occupied(mut posts) => posts.get_mut().push(post),
-            Entry::Vacant(entry) => {
-                entry.insert(vec![post]);
-                tokio::spawn(wait_for_lock(self.clone(), destination));
-            }
-        }
-    }
-
-    fn take_waiting(&self, destination: i64) -> Vec<Post> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        waiting.get_mut(&destination).map(std::mem::take).unwrap_or_default()
-    }
-
-    /// Whether nobody waits; then the next one that comes starts a task of its own.
-    fn nobody_waits(&self, destination: i64) -> bool {
-        let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let none = waiting.get(&destination).is_none_or(Vec::is_empty);
-        if none {
-            waiting.remove(&destination);
-        }
-        none
-    }
-}
-
-async fn wait_for_lock(writer: Arc<Writer>, destination: i64) {
-    let mut held: Vec<Post> = Vec::new();
-    let mut pause = FIRST_PAUSE;
-    loop {
-        held.extend(writer.take_waiting(destination));
-        let (due, rest): (Vec<_>, Vec<_>) = held.into_iter().partition(|post| post.since.elapsed() >= PATIENCE);
-        for post in due {
-            writer.end(post, Err(too_long()));
-        }
-        held = rest;
-        let Some(oldest) = held.iter().map(|post| post.since).min() else {
-            if writer.nobody_waits(destination) {
-                return;
-            }
-            continue;
-        };
-        // A lock held for an instant must not be waited for behind those held for long: as long as nobody else may
-        // wait, it is tried again and again.
-        let waiter = writer.waiter((Instant::now() + pause).min(oldest + PATIENCE)).await;
-        pause = if waiter.is_some() { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
-        held = Box::pin(writer.write_apart(held, Apart { destination, waits: waiter.is_some() })).await;
     }
 }
 
@@ -502,46 +393,5 @@ impl<'a> Columns<'a> {
             }
         }
         columns
-    }
-}
-
-/// One item's part of what the functions answer; the place is there if it was queued.
-struct Item<'a> {
-    pub status: &'a str,
-    pub sequence: Option<i64>,
-    pub created_at: Option<DateTime<Utc>>,
-    pub expires_at: Option<DateTime<Utc>>,
-}
-
-/// What became of one request's items.
-fn judge<'a>(messages: &[NewMessage], items: impl Iterator<Item = Item<'a>>) -> Verdict {
-    let rejected = |index, reason| Verdict::Ended(Err(EnqueueError::Rejected { index, reason }));
-    let corrupt = |text: String| Verdict::Ended(Err(StoreError::Corrupt(text).into()));
-    let mut queued = Vec::with_capacity(messages.len());
-    let mut locked = None;
-    for (index, item) in items.enumerate() {
-        match item.status {
-            "queued" => {
-                let (Some(message), Some(sequence), Some(created_at), Some(expires_at)) =
-                    (messages.get(index), item.sequence, item.created_at, item.expires_at)
-                else {
-                    return corrupt("a message was queued nowhere".to_owned());
-                };
-                let id = MessageId { destination: message.destination, sequence: Sequence(sequence) };
-                queued.push(Queued { id, created_at, expires_at });
-            }
-            "unknown" => return rejected(index, Rejection::UnknownDestination),
-            "disabled" => return rejected(index, Rejection::Disabled),
-            "full" => return rejected(index, Rejection::Full),
-            "reused" => return Verdict::Ended(Err(EnqueueError::KeyReused)),
-            "locked" => locked = locked.or(messages.get(index).map(|message| message.destination.0)),
-            "withheld" => {}
-            other => return corrupt(format!("enqueue answered {other:?}")),
-        }
-    }
-    match locked {
-        Some(destination) => Verdict::Locked(destination),
-        None if queued.len() == messages.len() => Verdict::Ended(Ok(queued)),
-        None => corrupt(format!("{} of {} messages were answered", queued.len(), messages.len())),
     }
 }

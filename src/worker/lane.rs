@@ -6,13 +6,15 @@
 //! way for longer than a few seconds: a wait keeps neither a task nor a lock.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+mod handle;
+mod requests;
+
+pub use self::handle::{ASKED, BELL, Handle, LEAVE};
 use super::context::Context;
 use super::feed::Ahead;
 use super::pace::SLOW_AFTER;
@@ -20,7 +22,6 @@ use super::{Lost, policy};
 use crate::broken::{self, Broken};
 use crate::delivery::{Meta, Target};
 use crate::domain::{DestinationId, DestinationState, FailureKind, MessageId, Outcome, Policy, Sequence};
-use crate::store::StoreError;
 use crate::store::session::{Acknowledgement, Ending, LaneStart, Release};
 
 /// No pace makes a message wait for longer than it lives.
@@ -54,44 +55,6 @@ pub struct Ended {
     pub release: Release,
 }
 
-/// How the scheduler speaks to a lane.
-#[derive(Debug, Default)]
-pub struct Handle {
-    signals: AtomicU8,
-    wake: Notify,
-    /// Since when it has had nothing to do, in milliseconds of the session; 0: it has.
-    quiet_since_ms: AtomicU64,
-}
-
-/// There may be new messages.
-pub const BELL: u8 = 1;
-/// Clients ask something.
-pub const ASKED: u8 = 2;
-/// Finish what is in flight, and end.
-pub const LEAVE: u8 = 4;
-
-impl Handle {
-    pub fn signal(&self, signal: u8) {
-        // Wakes once for each kind of news: a storm of bells must not wake a lane that has not looked yet.
-        if self.signals.fetch_or(signal, Ordering::AcqRel) & signal == 0 {
-            self.wake.notify_one();
-        }
-    }
-
-    pub fn has(&self, signal: u8) -> bool {
-        self.signals.load(Ordering::Acquire) & signal != 0
-    }
-
-    fn take(&self, signal: u8) -> bool {
-        self.signals.fetch_and(!signal, Ordering::AcqRel) & signal != 0
-    }
-
-    /// Since when the lane lingers, if it does.
-    pub fn quiet_since_ms(&self) -> Option<u64> {
-        Some(self.quiet_since_ms.load(Ordering::Relaxed)).filter(|since| *since != 0)
-    }
-}
-
 pub struct Lane {
     context: Arc<Context>,
     handle: Arc<Handle>,
@@ -115,13 +78,6 @@ pub struct Lane {
     last_start: Option<Instant>,
     /// The last try timed out: the next starts in the second budget.
     suspect: bool,
-}
-
-/// What follows from what a client asked.
-enum Asked {
-    Done,
-    /// It wants the destination itself.
-    Yield,
 }
 
 impl Lane {
@@ -203,7 +159,7 @@ impl Lane {
                 }
                 tokio::select! {
                     () = sleep_until(until) => {}
-                    () = self.handle.wake.notified() => {}
+                    () = self.handle.notified() => {}
                 }
                 continue;
             }
@@ -217,7 +173,7 @@ impl Lane {
     async fn head(&mut self) -> Result<Option<(Sequence, Instant)>, Lost> {
         if broken::is(Broken::QuietAfterLook) && self.ahead.is_empty() {
             self.handle.take(BELL);
-            let _ = futures_util::FutureExt::now_or_never(self.handle.wake.notified());
+            let _ = futures_util::FutureExt::now_or_never(self.handle.notified());
         }
         // With all read and no bell since there is nothing: a look for each message would be every other one.
         if self.ahead.is_empty() && (!self.read_all || self.handle.has(BELL)) {
@@ -242,9 +198,9 @@ impl Lane {
         if self.context.linger.is_zero() {
             return !self.handle.has(BELL | ASKED);
         }
-        self.handle.quiet_since_ms.store(self.context.age_ms().max(1), Ordering::Relaxed);
-        let news = tokio::time::timeout(self.context.linger, self.handle.wake.notified()).await.is_ok();
-        self.handle.quiet_since_ms.store(0, Ordering::Relaxed);
+        self.handle.begin_quiet(self.context.age_ms());
+        let news = tokio::time::timeout(self.context.linger, self.handle.notified()).await.is_ok();
+        self.handle.end_quiet();
         if news || self.handle.has(BELL | ASKED | LEAVE) {
             return false;
         }
@@ -259,7 +215,7 @@ impl Lane {
             }
             // Without end it would wait for a bell that died with an API process, and the sweep leaves alone what a
             // living worker owns (G7).
-            let _ = tokio::time::timeout(LOOK_AGAIN, self.handle.wake.notified()).await;
+            let _ = tokio::time::timeout(LOOK_AGAIN, self.handle.notified()).await;
             return false;
         }
         true
@@ -288,7 +244,7 @@ impl Lane {
         let mut permit = tokio::select! {
             permit = context.pace.enter(self.suspect) => permit,
             // Others may hang for long, and clients ask meanwhile.
-            () = self.handle.wake.notified() => return Ok(None),
+            () = self.handle.notified() => return Ok(None),
         };
         if self.handle.has(ASKED | LEAVE) {
             // Came while it waited for its turn.
@@ -332,7 +288,7 @@ impl Lane {
                 tokio::select! {
                     biased;
                     outcome = &mut request => break outcome,
-                    () = self.handle.wake.notified() => {
+                    () = self.handle.notified() => {
                         if self.handle.take(ASKED)
                             && let Some(end) = self.answer_requests(Some(sequence)).await?
                         {
@@ -434,7 +390,7 @@ impl Lane {
             tokio::select! {
                 biased;
                 _ = &mut writing => return Ok(End::Dormant(None)),
-                () = self.handle.wake.notified() => {
+                () = self.handle.notified() => {
                     if self.handle.take(ASKED)
                         && let Some(end) = self.answer_requests(Some(head)).await?
                     {
@@ -467,70 +423,5 @@ impl Lane {
         self.skips.push((sequence.0, 1));
         self.failed = None;
         Ok(())
-    }
-
-    /// Does what clients ask of the holder, and reads anew what that may have changed: what was read ahead
-    /// may be gone.
-    async fn answer_requests(&mut self, in_flight: Option<Sequence>) -> Result<Option<End>, Lost> {
-        let context = self.context.clone();
-        let session = &context.session;
-        for (request, kind) in session.pending_requests(self.destination).await? {
-            match self.answer(request, &kind, in_flight).await? {
-                Asked::Done => {}
-                Asked::Yield => return Ok(Some(End::Left)),
-            }
-        }
-        let now = match session.find_lane(self.destination).await {
-            Ok(Some(now)) => now,
-            Ok(None) => return Ok(Some(End::Gone)),
-            Err(error @ StoreError::Corrupt(_)) => {
-                tracing::error!(error = crate::store::chain(&error), "a destination cannot be served any more");
-                return Ok(Some(End::Dormant(Some(UNREADABLE_PAUSE))));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        self.target = Arc::new(context.client.target(&now.policy));
-        self.policy = now.policy;
-        self.state = now.state;
-        self.held = now.held;
-        self.skips = now.skips;
-        self.floor = self.floor.max(now.floor);
-        self.failed = now.head.map(|head| (head.sequence, head.attempts, Instant::now() + head.wait));
-        self.ahead.clear();
-        self.read_all = false;
-        if let Some(sequence) = in_flight {
-            // It is not the head while it is in flight; it is put back if it has to be tried again, so what
-            // is read next must come after it.
-            self.ahead.extend(context.feed.read(self.destination, sequence).await?.messages);
-        }
-        Ok(None)
-    }
-
-    async fn answer(&self, request: i64, kind: &str, in_flight: Option<Sequence>) -> Result<Asked, Lost> {
-        if kind == "yield" {
-            return Ok(Asked::Yield);
-        }
-        loop {
-            let session = &self.context.session;
-            let answer = match session.execute_request(request, in_flight).await {
-                Ok(answer) => answer,
-                Err(error) if session.is_closed() => return Err(error.into()),
-                // It must not stop the queue; its asker hears that it was not done.
-                Err(error) => {
-                    tracing::error!(
-                        destination.id = self.destination.0,
-                        kind,
-                        error = crate::store::chain(&error),
-                        "a request could not be carried out"
-                    );
-                    return Ok(Asked::Done);
-                }
-            };
-            match answer.as_ref().and_then(|answer| answer.get("status")).and_then(serde_json::Value::as_str) {
-                Some("more") => {}
-                Some("lend") => return Ok(Asked::Yield),
-                _ => return Ok(Asked::Done),
-            }
-        }
     }
 }

@@ -20,14 +20,14 @@ use super::lane::{ASKED, BELL, End, Ended, Handle, LEAVE, Lane, UNREADABLE_PAUSE
 use super::membership::Kind;
 use super::notice::Notice;
 use super::obstacles::Obstacles;
-use super::peers::{Gone, Peers};
+use super::peers::Peers;
 use super::survey::{News, Survey};
 use super::watch::Pulse;
 use crate::domain::{DestinationId, WorkerId};
 use crate::store::session::{Claimed, LaneStart, Notifications, Release};
 
-/// At the cap, a busy lane may be asked to make room after so long.
-const TURN: Duration = Duration::from_secs(1);
+mod members;
+mod room;
 
 /// What a session came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,56 +248,6 @@ impl Scheduler {
         let _ = self.wiring.orders.send(Order::Claim(id));
     }
 
-    /// Slots that will be free soon.
-    fn leaving(&self) -> usize {
-        let leaving = self.slots.values().filter(|slot| match slot {
-            Slot::Serving { handle, .. } => handle.has(LEAVE),
-            Slot::Releasing { .. } => true,
-            Slot::Claiming(_) => false,
-        });
-        leaving.count()
-    }
-
-    /// At the cap: the lane that has lingered longest goes first, then one that had its turn.
-    fn make_room(&mut self) {
-        if self.leaving() >= self.waiting.len() {
-            return;
-        }
-        let serving = || {
-            self.slots.iter().filter_map(|(id, slot)| match slot {
-                Slot::Serving { handle, since } if !handle.has(LEAVE) => Some((*id, handle, *since)),
-                Slot::Serving { .. } | Slot::Claiming(_) | Slot::Releasing { .. } => None,
-            })
-        };
-        let quiet = serving()
-            .filter_map(|(_, handle, _)| handle.quiet_since_ms().map(|since| (since, handle)))
-            .min_by_key(|(since, _)| *since);
-        if let Some((_, handle)) = quiet {
-            return handle.signal(LEAVE);
-        }
-        match serving().min_by_key(|(_, _, since)| *since) {
-            Some((_, handle, since)) if since.elapsed() >= TURN => handle.signal(LEAVE),
-            Some((_, _, since)) => {
-                // Nobody had a turn yet: look again when the first one has.
-                if let Some(first) = self.waiting.front() {
-                    self.obstacles.look_at(*first, since + TURN);
-                }
-            }
-            None => {}
-        }
-    }
-
-    fn take_waiting(&mut self) {
-        while self.slots.len() < self.cap {
-            let Some(id) = self.waiting.pop_front() else { return };
-            self.waits.remove(&id);
-            self.want(id);
-        }
-        if !self.waiting.is_empty() {
-            self.make_room();
-        }
-    }
-
     fn take_report(&mut self, report: Report) {
         match report {
             Report::Claimed(id, claimed) => {
@@ -352,21 +302,7 @@ impl Scheduler {
                 self.slots.remove(&id);
                 self.obstacles.fail(id);
             }
-            Report::OutOfLocks => {
-                let serving = || {
-                    self.slots.values().filter_map(|slot| match slot {
-                        Slot::Serving { handle, .. } => Some(handle),
-                        Slot::Claiming(_) | Slot::Releasing { .. } => None,
-                    })
-                };
-                let half = serving().count() / 2;
-                tracing::error!(
-                    served = serving().count(),
-                    "the cluster's lock table is full: half of the destinations are given back"
-                );
-                serving().take(half).for_each(|handle| handle.signal(LEAVE));
-                self.cap = half.max(1);
-            }
+            Report::OutOfLocks => self.give_back_half(),
             Report::Released(id) => {
                 let Some(Slot::Releasing { news, then }) = self.slots.remove(&id) else { return };
                 match then {
@@ -471,70 +407,6 @@ impl Scheduler {
             // It has gone since: what it had is looked for when that is read, or right now.
             None => self.obstacles.fail(id),
         }
-    }
-
-    fn adopt_joined(&mut self, worker: WorkerId, kind: Kind) {
-        let me = self.peers.adopt_joined(worker, kind);
-        self.take_share();
-        if me {
-            match self.peers.kind {
-                Kind::Pinned => self.peers.only.into_iter().for_each(|id| self.want(id)),
-                // It looks at everything when it has nothing to do.
-                Kind::Once => {}
-                Kind::General | Kind::Draining => self.survey.look_for_unserved(),
-            }
-        }
-        if self.peers.is_stopping() && !me {
-            // The joiner has not heard it, and would leave to this one what is its own by now.
-            self.wiring.pulse.say_draining();
-        }
-        // A joiner gets its share: finish the request in flight, release, and ring for it.
-        for (id, slot) in &self.slots {
-            if let Slot::Serving { handle, .. } = slot
-                && self.peers.is_anothers(*id)
-            {
-                handle.signal(LEAVE);
-            }
-        }
-    }
-
-    /// What it would have served is others', also what a bell told of before this was known.
-    fn adopt_draining(&mut self, worker: WorkerId) {
-        if !self.peers.adopt_draining(worker) {
-            return;
-        }
-        self.take_share();
-        if self.peers.kind == Kind::General && self.peers.has_joined() && !self.peers.is_stopping() {
-            self.survey.look_for_unserved();
-        }
-    }
-
-    fn adopt_left(&mut self, worker: WorkerId) {
-        match self.peers.adopt_left(worker) {
-            Gone::Me => {
-                tracing::warn!("this worker was taken for dead; it starts anew");
-                return self.context.lost.cancel();
-            }
-            Gone::Nobody => return,
-            Gone::Peer => {}
-        }
-        self.take_share();
-        self.obstacles.forget_owner(worker);
-        self.survey.look_for_orphans(worker);
-        match (self.peers.kind, self.peers.only) {
-            (Kind::General, _) => self.survey.look_for_unserved(),
-            (Kind::Pinned, Some(id)) => self.ring(id),
-            (Kind::Pinned | Kind::Once | Kind::Draining, _) => {}
-        }
-    }
-
-    /// Of the locks that all workers together may hold.
-    fn share(&self) -> usize {
-        self.peers.share_of(self.context.session.lock_budget)
-    }
-
-    fn take_share(&mut self) {
-        self.cap = self.share();
     }
 
     /// True: a worker that runs once found nothing left to do.

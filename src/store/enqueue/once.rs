@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::{
-    Answer, Apart, Columns, EnqueueError, FIRST_PAUSE, Item, LONGEST_PAUSE, Post, Verdict, Writer, judge, too_long,
-};
+use super::apart::{Apart, FIRST_PAUSE, LONGEST_PAUSE, too_long};
+use super::verdict::{Item, Verdict, judge};
+use super::{Answer, Columns, EnqueueError, Post, Writer};
 use crate::store::StoreError;
 
 /// A client hears within 5 s that its twin in another process has not ended.
