@@ -3,7 +3,7 @@
 use orderly::store::migrate::{self, MigrateError};
 
 use crate::support::posters::{assert_all_arrived, assert_told_in_time};
-use crate::support::{Posters, Process, Receiver, Stage, TestDatabase};
+use crate::support::{Posters, Process, Queue, Receiver, Stage, TestDatabase};
 
 #[tokio::test]
 async fn two_migrators_at_once_both_succeed() {
@@ -44,6 +44,61 @@ async fn workers_and_the_api_ask_for_a_migration_and_do_not_make_one() {
     assert!(matches!(migrate::check(&database.store()).await, Err(MigrateError::Older { found: 0, .. })));
 }
 
+/// As a migration does it: columns with defaults, in one transaction.
+const LATER: [&str; 5] = ["messages", "destinations", "claims", "workers", "attempts"];
+
+/// The migrations there are, and one more, which changes these tables.
+fn future(tables: &[&str]) -> refinery::Runner {
+    let change = |table: &&str| format!("alter table orderly.{table} add column later text not null default 'x';");
+    let sql: String = tables.iter().map(change).collect();
+    let mut migrations = migrate::migrations();
+    migrations.push(refinery::Migration::unapplied("V9999__from_the_future", &sql).expect("a name of that form"));
+    refinery::Runner::new(&migrations)
+}
+
+const MIGRATIONS_WAITING: &str = "
+    select count(*) from pg_locks join pg_database on pg_database.oid = database
+     where datname = current_database() and mode = 'AccessExclusiveLock' and not granted";
+
+/// What a running process does may lock the same tables the other way round.
+#[tokio::test]
+async fn in_a_deadlock_with_a_running_process_the_migration_gives_way_and_is_tried_again() {
+    let database = TestDatabase::new().await;
+    let process = Queue::on(&database).await;
+    process.sql("begin; select from orderly.messages").await;
+    let store = database.store();
+    let other_half = async {
+        Queue::on(&database).await.until(MIGRATIONS_WAITING, 1).await;
+        process.sql("select from orderly.claims; commit").await;
+    };
+    let (applied, ()) = tokio::join!(migrate::apply(&store, future(&["claims", "messages"])), other_half);
+    assert_eq!(applied.expect("it is applied"), 9999);
+}
+
+#[tokio::test]
+async fn a_migration_that_waits_for_a_table_lets_posts_through() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::start().await;
+    let id = stage.api.post_destination(&receiver.url("/0")).await;
+    let forgotten = Queue::on(&stage.database).await;
+    forgotten.sql("begin; select from orderly.messages").await;
+    let posters = Posters::start(&stage.api, &[id]);
+    let store = stage.database.store();
+    let others = async {
+        let locks = Queue::on(&stage.database).await;
+        for waiting in [1, 0, 1] {
+            locks.until(MIGRATIONS_WAITING, waiting).await;
+        }
+        posters.wait_for_each(1, |one| one.accepted()).await;
+        forgotten.sql("rollback").await;
+    };
+    let (applied, ()) = tokio::join!(migrate::apply(&store, future(&["messages"])), others);
+    assert_eq!(applied.expect("it is applied"), 9999);
+    let posted = posters.stop().await;
+    assert_told_in_time(&posted);
+    assert!(posted.iter().all(|one| one.accepted()), "no post was refused");
+}
+
 #[tokio::test]
 async fn processes_of_the_version_before_go_on_when_the_schema_gets_newer() {
     let stage = Stage::new().await;
@@ -55,21 +110,7 @@ async fn processes_of_the_version_before_go_on_when_the_schema_gets_newer() {
     let worker = stage.worker(&[]).await;
     let posters = Posters::start(&stage.api, &ids);
     posters.wait_for_each(5, |one| one.accepted()).await;
-    // As a migration does it: columns with defaults, in one transaction.
-    stage
-        .queue
-        .sql(
-            "begin;
-             alter table orderly.messages add column later text not null default 'x';
-             alter table orderly.destinations add column later text not null default 'x';
-             alter table orderly.claims add column later text not null default 'x';
-             alter table orderly.workers add column later text not null default 'x';
-             alter table orderly.attempts add column later text not null default 'x';
-             insert into orderly.schema_history (version, name, applied_on, checksum)
-             select 9999, 'from_the_future', applied_on, '0' from orderly.schema_history limit 1;
-             commit",
-        )
-        .await;
+    assert_eq!(migrate::apply(&stage.database.store(), future(&LATER)).await.expect("it is applied"), 9999);
     posters.wait_for_each(10, |one| one.accepted()).await;
     stage.api.steer(ids[0], "pause").await;
     stage.api.steer(ids[0], "resume").await;

@@ -1,5 +1,10 @@
 //! How is the schema brought up to date, also by several hosts at once?
 
+use std::time::Duration;
+
+use refinery::Runner;
+use tokio::time::{Instant, sleep};
+
 use super::{Store, StoreError};
 
 mod embedded {
@@ -9,6 +14,15 @@ mod embedded {
 /// Tag 0x51 of the one bigint space of advisory locks; see `orderly.lock_key` in the migrations.
 const MIGRATION_LOCK: i64 = 0x51 << 56;
 
+/// How long a migration waits for one table. Whoever comes later waits behind it, so it is short; and shorter than
+/// Postgres' `deadlock_timeout` (1 s by default), so that in a deadlock with a statement of a running process it is
+/// the migration that gives way.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between two tries: what had waited behind the migration goes on.
+const PAUSE: Duration = Duration::from_millis(500);
+/// In all. A dump or a forgotten transaction may hold a table for hours.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     #[error(transparent)]
@@ -17,32 +31,71 @@ pub enum MigrateError {
     Newer { found: i32, known: i32 },
     #[error("the schema is not up to date (it has {found}, this program needs {known}); run `orderly migrate`")]
     Older { found: i32, known: i32 },
+    #[error(
+        "another transaction holds a table that the migration needs (a dump? a forgotten session?); the schema is as it was \
+         or between two versions, which is safe: end that transaction and run `orderly migrate` again"
+    )]
+    InUse(#[source] refinery::Error),
     #[error("a migration failed")]
     Failed(#[source] refinery::Error),
 }
 
 /// The newest version this program knows.
 pub fn known_version() -> i32 {
-    embedded::migrations::runner().get_migrations().iter().map(refinery::Migration::version).max().unwrap_or(0)
+    newest(&embedded::migrations::runner())
 }
 
 /// Applies what is missing; the version reached.
-///
-/// refinery takes no lock between two migrators, so one is held on the same session around it.
 pub async fn migrate(store: &Store) -> Result<i32, MigrateError> {
+    apply(store, embedded::migrations::runner()).await
+}
+
+/// The migrations that [`migrate`] applies.
+pub fn migrations() -> Vec<refinery::Migration> {
+    embedded::migrations::runner().get_migrations().clone()
+}
+
+/// Applies those of the runner that are missing, each in a transaction of its own; the version reached.
+///
+/// refinery takes no lock between two migrators, so one is held on the same session around it. The tables may be in
+/// use: a migration that cannot have one soon is rolled back and tried again, for a minute.
+pub async fn apply(store: &Store, mut runner: Runner) -> Result<i32, MigrateError> {
+    let known = newest(&runner);
     let mut connection = store.connector().dedicated().await?;
     connection.client.query("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await.map_err(StoreError::from)?;
-    let known = known_version();
     let found = current_version(&connection.client).await?;
     if found > known {
         return Err(MigrateError::Newer { found, known });
     }
     // The history stands in our own schema, beside an application's.
-    connection.client.batch_execute("create schema if not exists orderly").await.map_err(StoreError::from)?;
-    let mut runner = embedded::migrations::runner();
+    let prepare = format!("create schema if not exists orderly; set lock_timeout = {}", LOCK_TIMEOUT.as_millis());
+    connection.client.batch_execute(&prepare).await.map_err(StoreError::from)?;
     runner.set_migration_table_name("orderly.schema_history");
-    runner.run_async(&mut connection.client).await.map_err(MigrateError::Failed)?;
-    Ok(known)
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match runner.run_async(&mut connection.client).await {
+            Ok(_) => return Ok(known),
+            Err(error) if !in_use(&error) => return Err(MigrateError::Failed(error)),
+            Err(error) if Instant::now() >= until => return Err(MigrateError::InUse(error)),
+            Err(error) => {
+                tracing::warn!(%error, "a table is in use; the migration is tried again");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn newest(runner: &Runner) -> i32 {
+    runner.get_migrations().iter().map(refinery::Migration::version).max().unwrap_or(0)
+}
+
+/// Whether it failed only because others use the tables.
+fn in_use(error: &refinery::Error) -> bool {
+    use tokio_postgres::error::SqlState;
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    cause
+        .and_then(tokio_postgres::Error::code)
+        .is_some_and(|code| [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(code))
 }
 
 /// Whether the schema is the one this program was built for.
