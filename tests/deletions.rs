@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Answer, Receiver, Stage, assert_chain};
+use crate::support::api::Reply;
+use crate::support::{Answer, Queue, Receiver, Stage, assert_chain};
 
 #[tokio::test]
 async fn a_message_can_be_taken_back_before_it_is_sent_not_while_and_not_after() {
@@ -165,4 +167,34 @@ async fn a_purge_takes_all_that_is_queued_and_leaves_what_is_in_flight() {
     let queue = stage.api.steer(id, "purge").await;
     assert_eq!((&queue["depth"], &queue["head"]), (&json!(0), &json!(null)), "{queue}");
     stage.api.post(&format!("/v1/destinations/{}/purge", id + 1), json!({})).await.expect(404);
+}
+
+#[tokio::test]
+async fn who_is_told_503_is_told_who_holds_what_was_asked_for_and_nothing_was_done() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|_| Answer::hang()).await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    let posted = stage.post_many(id, 2).await;
+    let path = format!("/v1/destinations/{id}");
+    let detail = |reply: Reply| reply.expect(503).json()["detail"].as_str().expect("a text").to_owned();
+
+    let application = Queue::on(&stage.database).await;
+    application.sql("begin").await;
+    application.enqueue(id, json!("undecided")).await;
+    let body = json!({ "destination_id": id, "payload": "late" });
+    let told = detail(stage.api.post("/v1/messages", body).await);
+    assert_eq!(told, "another transaction holds the destination's queue");
+    application.sql("rollback").await;
+
+    let worker = stage.worker(&[]).await;
+    receiver.wait_for_count(1).await;
+    worker.signal(Signal::STOP);
+    let pause = format!("{path}/pause");
+    let (paused, removed) = tokio::join!(stage.api.post(&pause, json!({})), stage.api.delete(&path));
+    assert_eq!(detail(paused), "the worker that serves the destination did not answer");
+    assert_eq!(detail(removed), "the worker that serves the destination did not give it away");
+    let destination = stage.api.get(&path).await.expect(200).json();
+    assert_eq!(destination["state"], "active");
+    assert_eq!(stage.api.queue(id).await["depth"], posted.len());
+    worker.signal(Signal::CONT);
 }

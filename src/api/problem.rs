@@ -192,7 +192,7 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         match error {
-            StoreError::Unreachable(_) | StoreError::Busy(_) => {
+            StoreError::Unreachable(_) | StoreError::Held(_) | StoreError::Busy(_) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a request could not be served");
                 Problem::unavailable(error.to_string()).caused_by(&error)
             }

@@ -69,9 +69,7 @@ impl Store {
                 if let Some(request) = request {
                     self.collect_answer(request, true).await?;
                 }
-                return Err(
-                    StoreError::Unreachable("the worker that serves the destination did not lend it".into()).into()
-                );
+                return Err(StoreError::Held("the worker that serves the destination did not lend it").into());
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -1,7 +1,7 @@
 //! How is one connection to Postgres made, and what is known of its socket?
 //!
 //! A worker's session, its aide and its watch are connections of their own, outside the pool: the session
-//! holds locks and LISTENs, and its socket is asked, before each send, whether the server hung up.
+//! holds the locks, and its socket is asked, before each send, whether the server hung up.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

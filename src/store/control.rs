@@ -149,9 +149,7 @@ impl Store {
                 } {
                     return finish(&answer);
                 }
-                return Err(
-                    StoreError::Unreachable("the worker that serves the destination did not answer".into()).into()
-                );
+                return Err(StoreError::Held("the worker that serves the destination did not answer").into());
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -194,10 +192,7 @@ impl Store {
                 asked = true;
             }
             if Instant::now() >= deadline {
-                return Err(StoreError::Unreachable(
-                    "the worker that serves the destination did not give it away".into(),
-                )
-                .into());
+                return Err(StoreError::Held("the worker that serves the destination did not give it away").into());
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

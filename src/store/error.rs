@@ -7,6 +7,9 @@ pub enum StoreError {
     /// Nobody answers, or it is not ready: try again later. To a client a 503.
     #[error("the database is out of reach")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Somebody who has what is needed did not let it go in time; nothing was done. To a client a 503.
+    #[error("{0}")]
+    Held(&'static str),
     /// A lock could not be had in time: try again. To a client a 503.
     #[error("the database is busy with the same rows")]
     Busy(#[source] tokio_postgres::Error),
@@ -27,7 +30,7 @@ impl StoreError {
         match self {
             StoreError::Unreachable(source) => source.downcast_ref::<tokio_postgres::Error>()?.code(),
             StoreError::Busy(error) | StoreError::Refused(error) => error.code(),
-            StoreError::Corrupt(_) | StoreError::Settings(_) => None,
+            StoreError::Held(_) | StoreError::Corrupt(_) | StoreError::Settings(_) => None,
         }
     }
 
@@ -43,7 +46,7 @@ impl StoreError {
 
     /// It passes by itself or when an operator makes room: a full disk, a lock, a lack of memory.
     pub fn is_passing(&self) -> bool {
-        matches!(self, StoreError::Unreachable(_) | StoreError::Busy(_))
+        matches!(self, StoreError::Unreachable(_) | StoreError::Held(_) | StoreError::Busy(_))
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-use super::{EnqueueError, Post, Writer};
+use super::{Post, Writer};
 use crate::store::StoreError;
 
 /// A client hears within 5 s that a destination's lock was not to be had: after so long nobody waits for it
@@ -115,7 +115,7 @@ async fn wait_for_lock(writer: Arc<Writer>, destination: i64) {
         held.extend(writer.room.take(destination));
         let (due, rest): (Vec<_>, Vec<_>) = held.into_iter().partition(|post| post.since.elapsed() >= PATIENCE);
         for post in due {
-            writer.end(post, Err(too_long()));
+            writer.end(post, Err(StoreError::Held("another transaction holds the destination's queue").into()));
         }
         held = rest;
         let Some(oldest) = held.iter().map(|post| post.since).min() else {
@@ -130,8 +130,4 @@ async fn wait_for_lock(writer: Arc<Writer>, destination: i64) {
         pause = if waiter.is_some() { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         held = Box::pin(writer.write_apart(held, Apart { destination, waits: waiter.is_some() })).await;
     }
-}
-
-pub(super) fn too_long() -> EnqueueError {
-    EnqueueError::Store(StoreError::Unreachable("another transaction holds the destination's queue".into()))
 }

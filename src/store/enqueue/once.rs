@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::apart::{Apart, FIRST_PAUSE, LONGEST_PAUSE, too_long};
+use super::apart::{Apart, FIRST_PAUSE, LONGEST_PAUSE};
 use super::verdict::{Item, Verdict, judge};
 use super::{Answer, Columns, EnqueueError, Post, Writer};
 use crate::store::StoreError;
@@ -149,7 +149,10 @@ async fn carry_out(writer: Arc<Writer>, post: Post) {
         match writer.try_once(&post, None).await {
             Try::Judged(Verdict::Ended(answer)) => return writer.end_once(post, answer),
             Try::Judged(Verdict::Locked(destination)) => return writer.wait_apart(destination, post),
-            Try::Twin if post.since.elapsed() >= TWIN_PATIENCE => return writer.end_once(post, Err(too_long())),
+            Try::Twin if post.since.elapsed() >= TWIN_PATIENCE => {
+                let held = StoreError::Held("the same request, under the same Idempotency-Key, is still under way");
+                return writer.end_once(post, Err(held.into()));
+            }
             Try::Twin => {}
         }
         tokio::time::sleep(pause).await;
@@ -163,6 +166,7 @@ fn share(answer: &Answer) -> Answer {
         Ok(queued) => Ok(queued.clone()),
         Err(EnqueueError::Rejected { index, reason }) => Err(EnqueueError::Rejected { index: *index, reason: *reason }),
         Err(EnqueueError::KeyReused) => Err(EnqueueError::KeyReused),
+        Err(EnqueueError::Store(StoreError::Held(by))) => Err(EnqueueError::Store(StoreError::Held(by))),
         Err(EnqueueError::Store(error)) => {
             Err(EnqueueError::Store(StoreError::Unreachable(crate::store::chain(error).into())))
         }
