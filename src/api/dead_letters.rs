@@ -221,7 +221,7 @@ impl Example for DeadLetterDocument {
             sequence: id.sequence.0,
             state: MessageState::Exhausted,
             attempts: 4,
-            last_error: Some("status: 500".to_owned()),
+            last_error: Some("status".to_owned()),
             created_at: Timestamp::example(0),
             expires_at: Timestamp::example(86_400),
             ended_at: Timestamp::example(10),

@@ -218,7 +218,7 @@ impl Example for QueueDocument {
             head: Some(HeadDocument {
                 id: super::messages::example_id(),
                 attempts: 2,
-                last_error: Some("status: 500".to_owned()),
+                last_error: Some("status".to_owned()),
                 next_attempt_at: Some(Timestamp::example(4)),
             }),
             worker: Some(HolderDocument { id: WorkerId(7), host: "worker-1".to_owned(), since: Some(at) }),

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::parts::{assemble, host_name};
 use super::serve::CONNECTIONS;
+use super::worker::show_metrics;
 use super::{CliError, open_store, print};
 use crate::api;
 use crate::config::DevSettings;
@@ -66,10 +67,12 @@ async fn run_on(
 
     settings.common.allow_networks.extend(LOOPBACK);
     settings.worker.persistent = true;
+    let metrics_listen = settings.worker.metrics_listen;
     let parts = assemble(&url, CONNECTIONS, &settings.common).await?;
     // Its Postgres is nobody else's: after a restart no other worker can be sending.
     let processor =
         Worker::new(parts.store.clone(), parts.client.clone(), settings.worker, host_name()).without_grace();
+    show_metrics(metrics_listen, processor.counters(), stop.clone());
     let foundations = api::Foundations {
         store: parts.store,
         guard: parts.guard,

@@ -1,6 +1,7 @@
 //! `orderly worker`: how does a message processor run?
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,21 +42,24 @@ pub(super) async fn run(arguments: Arguments, stop: CancellationToken) -> Result
     let only = arguments.worker.destination.map(DestinationId);
     let worker = Worker::new(parts.store.clone(), parts.client, arguments.worker, host_name());
     let bar = if persistent { None } else { show_progress(&parts.store, only, worker.counters()).await };
-    if let Some(listen) = metrics_listen {
-        let options = ServerOptions { listen, tls: None, limits: ServerLimits::default() };
-        let route = metrics::worker_endpoint(worker.counters());
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            if let Err(error) = server::serve(route, options, stop, |_| {}).await {
-                tracing::error!(%error, "no metrics are shown");
-            }
-        });
-    }
+    show_metrics(metrics_listen, worker.counters(), stop.clone());
     let summary = worker.run(stop).await?;
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
     print(&format!("{summary}\n"))
+}
+
+/// Where Prometheus may read, if it may.
+pub(super) fn show_metrics(listen: Option<SocketAddr>, counters: Arc<Counters>, stop: CancellationToken) {
+    let Some(listen) = listen else { return };
+    let options = ServerOptions { listen, tls: None, limits: ServerLimits::default() };
+    let route = metrics::worker_endpoint(counters);
+    tokio::spawn(async move {
+        if let Err(error) = server::serve(route, options, stop, |_| {}).await {
+            tracing::error!(%error, "no metrics are shown");
+        }
+    });
 }
 
 /// On a terminal, while a long queue drains.
