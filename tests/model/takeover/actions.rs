@@ -41,7 +41,7 @@ pub enum Action {
     /// The deadline of what was asked is over.
     Withdraw,
 
-    /// 10 s since the last answered question; what was in flight was aborted a second ago.
+    /// 8 s since the last answered question; what is in flight is aborted a second later.
     GoStale(WorkerIndex),
     /// The server finds that nobody is at the other end.
     EndUnheard(SessionIndex),
@@ -209,7 +209,7 @@ impl Takeover {
         !state.session(owner).registered
     }
 
-    /// A request starts only on a session that was heard of less than 10 s ago and has no hang-up to read.
+    /// A request starts only on a session that was heard of less than 8 s ago and has no hang-up to read.
     pub fn may_start(&self, state: &State, worker: WorkerIndex) -> bool {
         let it = &state.workers[worker];
         let hung_up = it.session.is_some_and(|index| state.session(index).backend == Backend::Terminated);
@@ -252,7 +252,8 @@ impl Takeover {
             let it = &state.workers[session.worker];
             let believed = it.session == Some(index);
             let in_flight = state.in_flight(session.worker).is_some();
-            // Closed by its process; or keepalives (11 s) found nobody, later than the worker went stale (10 s).
+            // Closed by its process; or keepalives (11 s) found nobody, later than the worker went stale (8 s) and
+            // aborted what was in flight (9 s).
             let gave_up = (!it.fresh && !in_flight) || self.variant == Variant::GivesUpBeforeAbort;
             if !believed || (session.cut && gave_up) {
                 actions.push(Action::EndUnheard(index));
@@ -270,7 +271,7 @@ impl Takeover {
         }
     }
 
-    /// The grace (15 s) is longer than freshness (10 s), and the timeout of what a stopped process sent.
+    /// The grace (15 s) is longer than freshness (8 s), and the timeout of what a stopped process sent.
     fn grace_may_end(&self, state: &State) -> bool {
         (0..WORKERS).all(|worker| {
             let it = &state.workers[worker];

@@ -76,7 +76,7 @@ pub struct Worker {
     pub stopped: bool,
     /// The session it believes in.
     pub session: Option<SessionIndex>,
-    /// The last answered question was sent on this session less than 10 s ago.
+    /// The last answered question was sent on this session less than 8 s ago.
     pub fresh: bool,
     /// It takes something else for an answer of its session (a broken variant).
     pub deceived: bool,
