@@ -147,7 +147,8 @@ create table orderly.workers (
     pid              integer not null,
     kind             text not null check (kind in ('general', 'pinned', 'once')),
     destination_id   bigint,                    -- of a pinned one
-    since            timestamptz not null default clock_timestamp()
+    since            timestamptz not null default clock_timestamp(),
+    incarnation      timestamptz                -- of Postgres, in which it joined: its `since` in incarnation, as a name
 );
 
 -- What a client asks of a holder: to the destination, not to a worker.

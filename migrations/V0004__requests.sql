@@ -155,6 +155,7 @@ declare
     answer jsonb;
     done orderly.requests;
 begin
+    perform orderly.commit_durably();
     if not pg_try_advisory_xact_lock(orderly.destination_lock(id)) then
         return jsonb_build_object('status', 'busy');
     end if;
@@ -186,8 +187,9 @@ $$;
 
 -- For an API process that is about to send a test request: the destination's lock for the transaction it is
 -- called in, which must be explicit and is kept open while it sends. `idle_in_transaction_session_timeout`
--- bounds it should the process hang; no snapshot is held meanwhile.
-create function orderly.borrow(id bigint, within_seconds double precision) returns text
+-- bounds it should the process hang; no snapshot is held meanwhile. `request` is the `lend` it asked before: while that
+-- is pending, claims keep away, also when this connection and the lock with it are lost; and so do later borrowers (G3).
+create function orderly.borrow(id bigint, within_seconds double precision, request bigint) returns text
     language plpgsql as $$
 #variable_conflict use_variable
 begin
@@ -195,6 +197,10 @@ begin
         return 'busy';
     end if;
     if not coalesce((select orderly.is_free(c.owner, null) from orderly.claims c where c.destination_id = id), true) then
+        return 'busy';
+    end if;
+    if exists (select from orderly.requests r where r.destination_id = id and r.state = 'pending' and r.kind = 'lend'
+               and r.id < request and r.deadline > clock_timestamp()) then
         return 'busy';
     end if;
     if not exists (select from orderly.destinations d where d.id = id) then
@@ -289,6 +295,7 @@ $$;
 create function orderly.disable(id bigint) returns void
     language plpgsql as $$
 begin
+    perform orderly.commit_durably();
     perform set_config('lock_timeout', '1s', true);
     update orderly.queues q set accepting = false where q.destination_id = disable.id;
     update orderly.destinations d set state = 'disabled', updated_at = clock_timestamp() where d.id = disable.id;
@@ -302,6 +309,7 @@ create function orderly.remove_destination(id bigint, tenant text) returns text
     language plpgsql as $$
 #variable_conflict use_variable
 begin
+    perform orderly.commit_durably();
     perform set_config('lock_timeout', '1s', true);
     if not exists (select from orderly.destinations d where d.id = id and (tenant is null or d.tenant = tenant)) then
         return 'not_found';

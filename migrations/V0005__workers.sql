@@ -14,7 +14,8 @@ begin
     for old in delete from orderly.workers w where w.process = process returning w.id loop
         perform pg_notify('orderly', 'l' || old);
     end loop;
-    insert into orderly.workers (id, process, host, pid, kind, destination_id) values (me, process, host, pid, kind, destination);
+    insert into orderly.workers (id, process, host, pid, kind, destination_id, incarnation)
+    values (me, process, host, pid, kind, destination, (select i.since from orderly.incarnation i));
     perform pg_notify('orderly', 'j' || me || ':' || kind);
 end
 $$;
@@ -29,7 +30,8 @@ $$;
 
 -- Takes the rows of the dead away and says so. A free lock on an id means that its session is gone. After
 -- a restart of Postgres all locks are free at once: those who had registered before it get `grace` to come
--- back, since they may still be sending (G3).
+-- back, since they may still be sending (G3). Who they are is told by the incarnation they joined in, not by comparing
+-- times: a row may come from a primary whose clock went otherwise, and clocks are set back.
 --
 -- Locks: worker ids, tried and shared, let go at once; the row is locked by the delete.
 create function orderly.reap(grace_seconds double precision) returns setof bigint
@@ -42,8 +44,8 @@ begin
         perform orderly.fence();
     end if;
     select i.since into begun from orderly.incarnation i;
-    for candidate in select w.id, w.since from orderly.workers w order by w.id loop
-        continue when candidate.since < begun and clock_timestamp() < begun + make_interval(secs => grace_seconds);
+    for candidate in select w.id, w.incarnation from orderly.workers w order by w.id loop
+        continue when candidate.incarnation is distinct from begun and clock_timestamp() < begun + make_interval(secs => grace_seconds);
         if pg_try_advisory_xact_lock_shared(orderly.worker_lock(candidate.id)) then
             delete from orderly.workers w where w.id = candidate.id;
             if found then
@@ -60,7 +62,7 @@ create function orderly.grace_left_ms(grace_seconds double precision) returns bi
     language sql stable as $$
     select greatest(0, extract(epoch from i.since + make_interval(secs => grace_seconds) - clock_timestamp()) * 1000)::bigint
     from orderly.incarnation i
-    where exists (select from orderly.workers w where w.since < i.since)
+    where exists (select from orderly.workers w where w.incarnation is distinct from i.since)
 $$;
 
 -- Waits for the lock of the next worker in the ring: `gone` is its id the moment its session has ended, null

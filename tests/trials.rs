@@ -1,8 +1,11 @@
 //! Can a destination be tried out beside its queue, and can delivered messages be sent again?
 
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::{Answer, Api, Receiver, TestDatabase, worker};
+use crate::support::{Answer, Api, Receiver, Stage, TestDatabase, worker};
 
 #[tokio::test]
 async fn a_test_request_goes_out_beside_the_queue_and_never_beside_a_message() {
@@ -45,6 +48,62 @@ async fn a_test_request_goes_out_beside_the_queue_and_never_beside_a_message() {
     receiver.wait_for_count(5).await;
     api.post(&format!("/v1/destinations/{id}/test"), json!({})).await.expect(409);
     api.post("/v1/destinations/999/test", json!({})).await.expect(404);
+}
+
+/// The database ends the session that has the destination's lock, in the midst of the request.
+#[tokio::test]
+async fn a_test_request_is_alone_also_when_its_lock_is_lost() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| {
+        let test = received.headers.contains_key("orderly-test");
+        Answer::ok().after(Duration::from_secs(if test { 3 } else { 0 }))
+    })
+    .await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    let _worker = stage.worker(&[]).await;
+    let path = format!("/v1/destinations/{id}/test");
+    let meanwhile = async {
+        receiver.wait_for_count(1).await;
+        let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                   where datname = current_database() and state = 'idle in transaction'";
+        assert_eq!(stage.queue.number(end, &[]).await, 1);
+        stage.api.post_message(id, json!(1)).await;
+    };
+    let (tested, ()) = tokio::join!(stage.api.post(&path, json!({})), meanwhile);
+    assert_eq!(tested.expect(200).json()["delivered"], true);
+    let received = receiver.wait_for_ended(2).await;
+    assert!(received.iter().all(|one| one.overlap == 1), "{received:#?}");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_on_its_test_request_leaves_the_queue_free_and_so_do_many() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|received| {
+        let test = received.headers.contains_key("orderly-test");
+        Answer::ok().after(Duration::from_secs(if test { 3 } else { 0 }))
+    })
+    .await;
+    let ids = [
+        stage.api.post_destination(&receiver.url("/0")).await,
+        stage.api.post_destination(&receiver.url("/1")).await,
+        stage.api.post_destination(&receiver.url("/2")).await,
+        stage.api.post_destination(&receiver.url("/3")).await,
+        stage.api.post_destination(&receiver.url("/4")).await,
+    ];
+    let _worker = stage.worker(&[]).await;
+    let paths = ids.map(|id| format!("/v1/destinations/{id}/test"));
+    let tests = paths.iter().map(|path| stage.api.post(path, json!({})));
+    tokio::select! {
+        _ = join_all(tests) => panic!("they take three seconds"),
+        received = receiver.wait_for_count(4) => assert_eq!(received.len(), 4, "not more at once"),
+    }
+    let hung_up = Instant::now();
+    for id in ids {
+        stage.api.post_message(id, json!(1)).await;
+    }
+    receiver.wait_for(|all| all.iter().filter(|one| one.body == "1").count() == 5).await;
+    assert!(hung_up.elapsed() < Duration::from_secs(10), "{:?}", hung_up.elapsed());
+    assert!(receiver.received().iter().all(|one| one.overlap == 1));
 }
 
 #[tokio::test]

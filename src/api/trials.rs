@@ -15,8 +15,9 @@ use super::document::Tag;
 use super::payload::Reply;
 use super::problem::{Answers, Ending, Problem};
 use super::routes::AppState;
-use crate::delivery::{AlwaysOpen, Meta};
-use crate::domain::{DestinationId, Headers, Message, MessageId, Sequence};
+use crate::delivery::{AlwaysOpen, DeliveryClient, Meta};
+use crate::domain::{DestinationId, Headers, Message, MessageId, Outcome, Sequence};
+use crate::store::Store;
 
 /// A test is waited for by a person.
 const LONGEST: Duration = Duration::from_secs(15);
@@ -76,28 +77,9 @@ impl TrialsApi {
         let Some(client) = &self.state.client else {
             return Err(Problem::unavailable("this process does not deliver").into());
         };
-        let borrowed = self.state.store.borrow(id, LONGEST).await?;
-        let mut policy = borrowed.start.policy.clone();
-        policy.timeout = policy.timeout.min(LONGEST);
-        let sequence = Sequence(0);
-        let message = Message {
-            sequence,
-            payload: Bytes::from(format!(r#"{{"type":"orderly.test","destination_id":{id}}}"#)),
-            content_type: "application/json".to_owned(),
-            headers: Headers::from_stored(BTreeMap::from([("orderly-test".to_owned(), "1".to_owned())])),
-            created_at: Utc::now(),
-            replay_of: None,
-        };
-        let meta = Meta {
-            id: MessageId { destination: id, sequence },
-            attempt: 1,
-            epoch: borrowed.start.epoch,
-            previous: borrowed.start.last_delivered,
-            skipped: 0,
-        };
-        let outcome = client.deliver(&client.target(&policy), &message, &meta, AlwaysOpen).await;
-        borrowed.give_back(id).await;
-        let Ok(outcome) = outcome else { return Err(Problem::unavailable("the request was not sent").into()) };
+        // In a task of its own: a client that hangs up must not leave the destination lent.
+        let sending = tokio::spawn(send(self.state.store.clone(), client.clone(), id));
+        let outcome = sending.await.map_err(|_| Problem::unavailable("the request was not sent"))??;
         let failure = outcome.result.as_ref().err();
         Ok(Reply(TestOutcome {
             delivered: outcome.delivered(),
@@ -108,4 +90,29 @@ impl TrialsApi {
             response: Some(String::from_utf8_lossy(&outcome.response).into_owned()).filter(|text| !text.is_empty()),
         }))
     }
+}
+
+async fn send(store: Store, client: DeliveryClient, id: DestinationId) -> Result<Outcome, Problem> {
+    let borrowed = store.borrow(id, LONGEST).await?;
+    let mut policy = borrowed.start.policy.clone();
+    policy.timeout = policy.timeout.min(LONGEST);
+    let sequence = Sequence(0);
+    let message = Message {
+        sequence,
+        payload: Bytes::from(format!(r#"{{"type":"orderly.test","destination_id":{id}}}"#)),
+        content_type: "application/json".to_owned(),
+        headers: Headers::from_stored(BTreeMap::from([("orderly-test".to_owned(), "1".to_owned())])),
+        created_at: Utc::now(),
+        replay_of: None,
+    };
+    let meta = Meta {
+        id: MessageId { destination: id, sequence },
+        attempt: 1,
+        epoch: borrowed.start.epoch,
+        previous: borrowed.start.last_delivered,
+        skipped: 0,
+    };
+    let outcome = client.deliver(&client.target(&policy), &message, &meta, AlwaysOpen).await;
+    borrowed.give_back(id).await;
+    outcome.map_err(|_| Problem::unavailable("the request was not sent"))
 }

@@ -1,29 +1,33 @@
 //! How does an API process send one request itself, beside the queue and yet alone (G3)?
 //!
-//! It holds the destination's lock in an explicit transaction while it sends. Whoever serves the
-//! destination is asked to lend it, which it does between two requests; claims keep away meanwhile.
+//! It asks for the destination, and holds its lock in an explicit transaction while it sends. Whoever serves it
+//! lends it between two requests. As long as what was asked is pending, claims keep away, also when the connection
+//! is lost, and the lock with it, while the request is in flight.
 
 use std::time::Duration;
 
-use deadpool_postgres::Object;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::types::Type;
 
 use super::control::{ControlError, give_up};
-use super::pool::PATIENCE;
+use super::pool::{Object, PATIENCE};
 use super::session::LaneStart;
 use super::{Store, StoreError};
 use crate::domain::DestinationId;
 
+/// Each keeps one of the pool's connections for as long as its receiver takes: the others are for everybody else (G5).
+pub(super) const LOANS: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 
 /// A destination that nobody else may send to. Dropping it closes the connection, and so ends the loan.
 pub struct Borrowed {
     loan: Loan,
-    request: Option<i64>,
+    request: i64,
     store: Store,
+    _permit: OwnedSemaphorePermit,
     pub start: LaneStart,
 }
 
@@ -31,10 +35,22 @@ pub struct Borrowed {
 struct Loan(Option<Object>);
 
 impl Store {
-    /// For one request that takes at most `within`. 409 while the head is in flight.
+    /// For one request that takes at most `within`. 409 while the head is in flight. Whoever calls this must not be
+    /// dropped half-way: what was asked would keep claims away until its deadline.
     pub async fn borrow(&self, id: DestinationId, within: Duration) -> Result<Borrowed, ControlError> {
         let deadline = Instant::now() + PATIENCE;
-        give_up(deadline, self.borrow_until(deadline, id, within)).await
+        let Ok(Ok(permit)) = timeout_at(deadline, self.loans.clone().acquire_owned()).await else {
+            return Err(StoreError::Held("as many test requests as may be are under way").into());
+        };
+        let request = self.ask(id, "lend", &json!({}), PATIENCE + within).await?;
+        match give_up(deadline, self.borrow_until(deadline, id, within, request)).await {
+            Ok((loan, start)) => Ok(Borrowed { loan, request, store: self.clone(), _permit: permit, start }),
+            Err(error) => {
+                let _ = self.collect_answer(request, true).await;
+                let _ = self.query("select orderly.ring($1)", &[(&format!("w{id}"), Type::TEXT)]).await;
+                Err(error)
+            }
+        }
     }
 
     async fn borrow_until(
@@ -42,33 +58,23 @@ impl Store {
         deadline: Instant,
         id: DestinationId,
         within: Duration,
-    ) -> Result<Borrowed, ControlError> {
+        request: i64,
+    ) -> Result<(Loan, LaneStart), ControlError> {
         let mut pause = FIRST_PAUSE;
-        let mut request = None;
         loop {
-            if let Some(loan) = self.try_borrow(id, within).await? {
+            if let Some(loan) = self.try_borrow(id, within, request).await? {
                 let rows = loan
                     .client()?
                     .query_typed("select * from orderly.lanes(array[$1::bigint])", &[(&id.0, Type::INT8)])
                     .await
                     .map_err(StoreError::from)?;
                 let start = rows.first().map(|row| super::session::read_lane(&self.sealer, row)).transpose()?;
-                let start = start.ok_or(ControlError::NotFound)?;
-                return Ok(Borrowed { loan, request, store: self.clone(), start });
+                return Ok((loan, start.ok_or(ControlError::NotFound)?));
             }
-            match request {
-                // It outlives this wait: claims keep away while the request is pending.
-                None => request = Some(self.ask(id, "lend", &json!({}), PATIENCE + within).await?),
-                Some(request) => {
-                    if let Some(answer) = self.collect_answer(request, false).await? {
-                        super::control::finish(&answer)?;
-                    }
-                }
+            if let Some(answer) = self.collect_answer(request, false).await? {
+                super::control::finish(&answer)?;
             }
             if Instant::now() >= deadline {
-                if let Some(request) = request {
-                    self.collect_answer(request, true).await?;
-                }
                 return Err(StoreError::Held("the worker that serves the destination did not lend it").into());
             }
             tokio::time::sleep(pause).await;
@@ -76,13 +82,21 @@ impl Store {
         }
     }
 
-    async fn try_borrow(&self, id: DestinationId, within: Duration) -> Result<Option<Loan>, ControlError> {
+    async fn try_borrow(
+        &self,
+        id: DestinationId,
+        within: Duration,
+        request: i64,
+    ) -> Result<Option<Loan>, ControlError> {
         let mut loan = Loan(Some(self.client().await?));
         let client = loan.client()?;
         client.batch_execute("begin").await.map_err(StoreError::from)?;
         let seconds = within.as_secs_f64() + 5.0;
         let rows = client
-            .query_typed("select orderly.borrow($1, $2)", &[(&id.0, Type::INT8), (&seconds, Type::FLOAT8)])
+            .query_typed(
+                "select orderly.borrow($1, $2, $3)",
+                &[(&id.0, Type::INT8), (&seconds, Type::FLOAT8), (&request, Type::INT8)],
+            )
             .await
             .map_err(StoreError::from)?;
         match rows.first().map_or("busy", |row| row.get::<_, &str>(0)) {
@@ -126,9 +140,7 @@ impl Borrowed {
         // If it cannot be ended, it ends with its connection.
         let _ = tokio::time::timeout(PATIENCE, self.loan.end(&note)).await;
         drop(self.loan);
-        if let Some(request) = self.request {
-            let _ = self.store.collect_answer(request, true).await;
-        }
+        let _ = self.store.collect_answer(self.request, true).await;
         let _ = self.store.query("select orderly.ring($1)", &[(&format!("w{id}"), Type::TEXT)]).await;
     }
 }
