@@ -387,6 +387,12 @@ impl Session {
     }
 
     /// What clients ask of a destination served here: ids and kinds, oldest first.
+    /// What it owns by the database.
+    pub async fn list_owned(&self) -> Result<Vec<DestinationId>, StoreError> {
+        let rows = self.timed(self.client.query("select orderly.owned_by($1)", &[&self.me.0])).await?;
+        Ok(rows.iter().map(|row| DestinationId(row.get(0))).collect())
+    }
+
     pub async fn pending_requests(&self, id: DestinationId) -> Result<Vec<(i64, String)>, StoreError> {
         let rows = self
             .timed(self.client.query(

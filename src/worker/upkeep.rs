@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
@@ -17,6 +18,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(20);
 const SWEEP_AGE: Duration = Duration::from_secs(4);
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
+
+/// To a question of the session; longer than any statement there may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Long work goes in pieces, and leaves the database to others in between.
 const BETWEEN_PIECES: Duration = Duration::from_millis(20);
@@ -47,6 +51,8 @@ pub async fn run(
     }
     // The first one fires at once; nobody is in the view yet, so it waits for the next.
     prune.tick().await;
+    // Beside the rest: pruning may take minutes, and must not keep the sweep waiting (G7).
+    let (mut pruning, mut expiring) = (Aside::default(), Aside::default());
     let lowest = || view.borrow().lowest() == Some(context.session.me);
     let mut pruned = false;
     loop {
@@ -54,21 +60,29 @@ pub async fn run(
             _ = sweep.tick() => {
                 if lowest() {
                     let view = view.borrow().clone();
-                    sweep_once(&context, &pulse, &view).await;
+                    if sweep_once(&context, &pulse, &view).await {
+                        expiring.start(expire_all(context.clone()));
+                    }
                     if !pruned {
                         pruned = true;
-                        prune_all(&context, keeping).await;
+                        pruning.start(prune_all(context.clone(), keeping));
                     }
                 }
             }
             _ = compare.tick() => {
-                if let Ok(owned) = context.store.list_owned_by(context.session.me).await {
-                    let _ = news.send(News::Owned(owned));
+                // On the session, so that a worker with nothing to do finds out as well that its line leads nowhere.
+                match tokio::time::timeout(ANSWER_WITHIN, context.session.list_owned()).await {
+                    Ok(Ok(owned)) => drop(news.send(News::Owned(owned))),
+                    Ok(Err(_)) => {}
+                    Err(_) => {
+                        tracing::warn!("the database does not answer: the session is given up");
+                        return lost.cancel();
+                    }
                 }
             }
             _ = prune.tick() => {
                 if lowest() {
-                    prune_all(&context, keeping).await;
+                    pruning.start(prune_all(context.clone(), keeping));
                 }
             }
             () = lost.cancelled() => return,
@@ -76,14 +90,27 @@ pub async fn run(
     }
 }
 
+/// Long work, at most once at a time; ends with this.
+#[derive(Default)]
+struct Aside(JoinSet<()>);
+
+impl Aside {
+    fn start(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        while self.0.try_join_next().is_some() {}
+        if self.0.is_empty() {
+            self.0.spawn(work);
+        }
+    }
+}
+
 /// Where nobody serves all, or whoever should serve a queue has as many as it may, it is no surprise that messages wait:
-/// they are told of, and not counted.
-async fn sweep_once(context: &Context, pulse: &Pulse, view: &View) {
+/// they are told of, and not counted. Whether there may be more that has expired.
+async fn sweep_once(context: &Context, pulse: &Pulse, view: &View) -> bool {
     if broken::is(Broken::BellBeforeCommit) {
-        return;
+        return false;
     }
     let work = async {
-        let (found, mut more) = context.store.sweep(SWEEP_AGE).await?;
+        let (found, more) = context.store.sweep(SWEEP_AGE).await?;
         if !found.is_empty() && view.serves_all() {
             let served = context.store.count_served().await?;
             // A little less: where queues take turns, some are always on their way.
@@ -98,19 +125,30 @@ async fn sweep_once(context: &Context, pulse: &Pulse, view: &View) {
         }
         // The database is the truth: whatever a worker believes to stand in the way does not.
         found.into_iter().for_each(|id| pulse.wake(id));
-        while more {
-            tokio::time::sleep(BETWEEN_PIECES).await;
-            more = context.store.expire_unserved().await?;
-        }
-        Ok::<(), crate::store::StoreError>(())
+        Ok::<bool, crate::store::StoreError>(more)
     };
-    if let Err(error) = work.await {
+    work.await.unwrap_or_else(|error| {
         tracing::warn!(error = crate::store::chain(&error), "the sweep failed; it is tried again later");
+        false
+    })
+}
+
+/// In pieces, too.
+async fn expire_all(context: Arc<Context>) {
+    loop {
+        tokio::time::sleep(BETWEEN_PIECES).await;
+        match context.store.expire_unserved().await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                return tracing::warn!(error = crate::store::chain(&error), "what expired could not all be ended yet");
+            }
+        }
     }
 }
 
 /// In pieces, so that no deletion is long.
-async fn prune_all(context: &Context, keeping: Keeping) {
+async fn prune_all(context: Arc<Context>, keeping: Keeping) {
     let work = async {
         context.store.maintain_partitions(keeping.attempt_days).await?;
         while context.store.prune(keeping.attempt_days, keeping.letter_days, keeping.payload_hours).await? > 0 {
