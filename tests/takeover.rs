@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Answer, Queue, Receiver, TestDatabase, destinations, worker};
+use crate::support::{Answer, Queue, Received, Receiver, TestDatabase, destinations, worker};
 
 #[tokio::test]
 async fn a_killed_workers_destinations_go_on_within_a_second() {
@@ -150,6 +150,55 @@ async fn workers_that_hang_delay_only_what_they_serve() {
         queue.enqueue(*id, json!("third")).await;
     }
     receiver.wait_for(|all| all.iter().filter(|one| one.json() == "third").count() == 48).await;
+}
+
+/// On a host that swaps, say: the one that watches the next one hangs as well.
+#[tokio::test]
+async fn neighbours_that_hang_together_are_all_noticed_within_a_minute() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let receiver = Receiver::answering(|_| Answer::ok().after(Duration::from_millis(50))).await;
+    let ids = destinations(&queue, &receiver, 24).await;
+    let mut hang = Vec::new();
+    for _ in 0..3 {
+        hang.push(worker(&database, &["--persistent"]).await);
+    }
+    let _works = worker(&database, &["--persistent"]).await;
+    for n in 0..24 * 40 {
+        queue.enqueue(ids[n % 24], json!(n)).await;
+    }
+    let owners = "select count(distinct owner) from orderly.claims where owner is not null";
+    queue.until(owners, 4).await;
+    hang.iter().for_each(|worker| worker.signal(Signal::STOP));
+    let stopped = Instant::now();
+    let ended = |all: &[Received]| {
+        let done = all.iter().filter(|one| one.status == Some(200)).map(Received::sequence);
+        done.collect::<std::collections::HashSet<_>>().len() == 24 * 40
+    };
+    receiver.wait_for_within(Duration::from_secs(75), ended).await;
+    assert!(stopped.elapsed() < Duration::from_secs(65), "{:?}", stopped.elapsed());
+    for n in 0..24 {
+        receiver.assert_in_order(&format!("/{n}"));
+    }
+    hang.iter().for_each(|worker| worker.signal(Signal::CONT));
+}
+
+/// The server's clock was ahead when it started, and has been set right since.
+#[tokio::test]
+async fn a_clock_that_was_set_back_delays_no_takeover() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    queue.sql("select orderly.fence(); update orderly.incarnation set since = since + interval '10 minutes'").await;
+    let receiver = Receiver::answering(|_| Answer::hang()).await;
+    let id = queue.destination(&receiver.url("/x")).await;
+    let first = worker(&database, &["--persistent"]).await;
+    queue.enqueue(id, json!(1)).await;
+    receiver.wait_for_count(1).await;
+    let _second = worker(&database, &["--persistent"]).await;
+    first.signal(Signal::KILL);
+    let killed = Instant::now();
+    receiver.wait_for_count(2).await;
+    assert!(killed.elapsed() < Duration::from_secs(3), "{:?}", killed.elapsed());
 }
 
 #[tokio::test]

@@ -92,6 +92,13 @@ impl View {
         after.or_else(|| self.members.iter().next()).map(|(id, _)| *id).filter(|id| *id != me)
     }
 
+    /// Those that come after it in the ring, the next one first.
+    pub fn successors(&self, after: WorkerId, most: usize) -> Vec<WorkerId> {
+        let (before, behind): (Vec<_>, Vec<_>) =
+            self.members.keys().copied().filter(|id| *id != after).partition(|id| *id < after);
+        behind.into_iter().chain(before).take(most).collect()
+    }
+
     fn of_kind(&self, wanted: Kind) -> impl Iterator<Item = WorkerId> + '_ {
         self.members.iter().filter(move |(_, kind)| **kind == wanted).map(|(id, _)| *id)
     }

@@ -19,10 +19,14 @@ use crate::store::session::{Session, Watched, boottime_ms};
 
 /// One statement on the watch's connection lasts so long.
 const WATCH_SECONDS: i32 = 60;
-const PING_EVERY: Duration = Duration::from_secs(20);
+/// A ping waits so long for its answer; then as long nobody is asked, so that it is one in 20 s.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// A peer that has not answered so many pings in a row has its session ended: at worst 50 s after it hung.
-const MISSES: u32 = 2;
+/// A peer that has been silent for so long since it was first asked in vain has its session ended: at the second ping that
+/// it does not answer, at worst 50 s after it hung. (30 s, and a little less for timers.)
+const SILENCE: Duration = Duration::from_secs(29);
+/// So many more are asked when the next one does not answer: those that watch each other may hang together, on one host,
+/// and one after the other would take 40 s each. They are found out within 60 s.
+const NEIGHBOURS: usize = 8;
 
 /// Waits for the next worker's end; says it to all when it comes. Ends with the session.
 pub async fn watch_peer(
@@ -86,6 +90,7 @@ enum Word {
 /// Speaks for the scheduler, and remembers who answered.
 #[derive(Clone)]
 pub struct Pulse {
+    me: WorkerId,
     words: mpsc::UnboundedSender<Word>,
     heard: Arc<Mutex<Heard>>,
 }
@@ -94,8 +99,8 @@ pub struct Pulse {
 struct Heard {
     /// When each worker's last pong came.
     pongs: HashMap<WorkerId, Instant>,
-    /// How many pings in a row somebody said it had missed.
-    misses: HashMap<WorkerId, u32>,
+    /// Since when, by what watchers say, a worker has answered no ping.
+    silent: HashMap<WorkerId, Instant>,
     /// The newest of our own words that came back.
     echoed: u64,
 }
@@ -104,6 +109,7 @@ impl Pulse {
     pub fn start(session: Arc<Session>, lost: CancellationToken) -> Pulse {
         let (words, mut spoken) = mpsc::unbounded_channel();
         let heard = Arc::new(Mutex::new(Heard::default()));
+        let me = session.me;
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while spoken.recv_many(&mut batch, 4_096).await > 0 {
@@ -127,7 +133,7 @@ impl Pulse {
                 }
             }
         });
-        Pulse { words, heard }
+        Pulse { me, words, heard }
     }
 
     pub fn answer(&self) {
@@ -152,18 +158,27 @@ impl Pulse {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn answered_since(&self, peer: WorkerId, since: Instant) -> bool {
+        self.lock().pongs.get(&peer).is_some_and(|at| *at >= since)
+    }
+
+    fn silence(&self, peer: WorkerId) -> Duration {
+        self.lock().silent.get(&peer).map_or(Duration::ZERO, Instant::elapsed)
+    }
+
     pub fn heard(&self, from: WorkerId) {
         let mut heard = self.lock();
         heard.pongs.insert(from, Instant::now());
-        heard.misses.remove(&from);
+        heard.silent.remove(&from);
     }
 
-    /// Everybody counts what watchers say, so that a successor inherits the count.
+    /// Everybody remembers what watchers say, so that a successor goes on from there.
     pub fn missed(&self, by: WorkerId, about: WorkerId, round: u64) {
         let mut heard = self.lock();
-        *heard.misses.entry(about).or_insert(0) += 1;
-        let _ = by;
-        heard.echoed = heard.echoed.max(round);
+        heard.silent.entry(about).or_insert_with(|| Instant::now() - ANSWER_WITHIN);
+        if by == self.me {
+            heard.echoed = heard.echoed.max(round);
+        }
     }
 }
 
@@ -192,52 +207,98 @@ pub async fn ping_peer(
     lost: CancellationToken,
 ) {
     let me = session.me;
+    let asker = Asker { session, view: view.clone(), pulse: pulse.clone(), lost: lost.clone() };
     let mut round = boottime_ms().unsigned_abs();
-    loop {
-        let slept_from = boottime_ms();
-        tokio::select! {
-            () = tokio::time::sleep(PING_EVERY - ANSWER_WITHIN) => {}
-            () = lost.cancelled() => return,
-        }
-        let Some(peer) = view.borrow().successor(me) else { continue };
-        round += 1;
-        let asked_at = Instant::now();
-        if !say(&session, &lost, &format!("p{peer}:{round}")).await {
-            return lost.cancel();
-        }
-        tokio::select! {
-            () = tokio::time::sleep(ANSWER_WITHIN) => {}
-            () = lost.cancelled() => return,
-        }
-        let answered = || pulse.lock().pongs.get(&peer).is_some_and(|at| *at >= asked_at);
-        if answered() || view.borrow().successor(me) != Some(peer) {
+    let mut neighbours = Vec::new();
+    while !lost.is_cancelled() {
+        let mut peers = asker.ask(&neighbours, &mut round).await;
+        judge(&store, &pulse, &peers).await;
+        let Some(next) = view.borrow().successor(me) else {
+            neighbours.clear();
             continue;
-        }
-        if boottime_ms() - slept_from > 25_000 {
-            // This loop itself was held up: it cannot tell who was late.
-            continue;
-        }
-        // Said after the time was over. Only when this has come back is it known that notifications flow:
-        // one NOTIFY whose commit hangs stops them all, in the whole cluster.
-        round += 1;
-        if !say(&session, &lost, &format!("m{me}:{peer}:{round}")).await {
-            return lost.cancel();
-        }
-        let came_back = async {
-            while pulse.lock().echoed < round {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
         };
-        if tokio::time::timeout(Duration::from_secs(2), came_back).await.is_err() || answered() {
-            continue;
+        if !peers.contains(&next) {
+            peers.push(next);
         }
-        let misses = pulse.lock().misses.get(&peer).copied().unwrap_or(0);
-        tracing::warn!(worker.id = peer.0, misses, "a worker does not answer");
-        if misses >= MISSES {
-            match store.end_session(peer).await {
+        let silent = asker.ask(&peers, &mut round).await;
+        neighbours = if silent.contains(&next) { view.borrow().successors(next, NEIGHBOURS) } else { Vec::new() };
+        neighbours.retain(|peer| *peer != me);
+        judge(&store, &pulse, &silent).await;
+    }
+}
+
+/// Ends the sessions of those that have been silent for too long.
+async fn judge(store: &Store, pulse: &Pulse, silent: &[WorkerId]) {
+    for peer in silent {
+        let silence = pulse.silence(*peer);
+        tracing::warn!(worker.id = peer.0, silent_seconds = silence.as_secs(), "a worker does not answer");
+        if silence >= SILENCE {
+            match store.end_session(*peer).await {
                 Ok(ended) => tracing::warn!(worker.id = peer.0, ended, "its session was ended"),
                 Err(error) => tracing::warn!(error = crate::store::chain(&error), "its session could not be ended"),
             }
         }
+    }
+}
+
+struct Asker {
+    session: Arc<Session>,
+    view: watch::Receiver<View>,
+    pulse: Pulse,
+    lost: CancellationToken,
+}
+
+impl Asker {
+    /// Pings these, waits for as long as they may take (also with nobody to ask), and says who did not answer.
+    async fn ask(&self, peers: &[WorkerId], round: &mut u64) -> Vec<WorkerId> {
+        let begun = boottime_ms();
+        let asked_at = Instant::now();
+        for peer in peers {
+            *round += 1;
+            if !self.say(&format!("p{peer}:{round}")).await {
+                return Vec::new();
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ANSWER_WITHIN) => {}
+            () = self.lost.cancelled() => return Vec::new(),
+        }
+        let answered = |peer: WorkerId| self.pulse.answered_since(peer, asked_at);
+        let mut silent: Vec<WorkerId> =
+            peers.iter().copied().filter(|peer| !answered(*peer) && self.view.borrow().kind(*peer).is_some()).collect();
+        if silent.is_empty() {
+            return silent;
+        }
+        if boottime_ms() - begun > 15_000 {
+            // This loop itself was held up: it cannot tell who was late.
+            return Vec::new();
+        }
+        // Said after the time was over. Only when this has come back is it known that notifications flow:
+        // one NOTIFY whose commit hangs stops them all, in the whole cluster.
+        for peer in &silent {
+            *round += 1;
+            if !self.say(&format!("m{}:{peer}:{round}", self.session.me)).await {
+                return Vec::new();
+            }
+        }
+        let came_back = async {
+            while self.pulse.lock().echoed < *round {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(2), came_back).await.is_err() {
+            return Vec::new();
+        }
+        silent.retain(|peer| !answered(*peer));
+        silent
+    }
+
+    /// False: the session is lost.
+    async fn say(&self, payload: &str) -> bool {
+        let said = say(&self.session, &self.lost, payload).await;
+        if !said {
+            self.lost.cancel();
+        }
+        said
     }
 }
