@@ -1,10 +1,12 @@
 //! Is a destination's pace kept, and does a change of it, of its URL or of its headers apply at once?
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
 
+use orderly::embedded::EmbeddedPostgres;
 use orderly::store::connect::Connector;
 
 use crate::support::{Answer, Process, Queue, Received, Receiver, Stage, assert_chain, private_postgres_with};
@@ -170,12 +172,8 @@ async fn a_failing_message_goes_to_the_new_url_on_its_next_try_and_by_the_new_po
 
 #[tokio::test]
 async fn a_pace_holds_and_all_move_where_more_queues_have_messages_than_may_be_served_at_once() {
-    // Half of the lock table is for queues: 150 at once.
-    let postgres = private_postgres_with(&[("max_locks_per_transaction", "10"), ("max_connections", "30")]).await;
-    postgres.create_database("small").await.expect("a database is made");
-    let url = postgres.url_for("small");
+    let (_postgres, url) = small_postgres().await;
     let env = [("DATABASE_URL", url.as_str())];
-    assert_eq!(Process::run(&["migrate"], &env).await.code(), 0);
     let connection = Connector::parse(&url).expect("a URL").dedicated().await.expect("it lets us in");
     let queue = Queue { connection };
     let receiver = Receiver::start().await;
@@ -206,4 +204,59 @@ async fn a_pace_holds_and_all_move_where_more_queues_have_messages_than_may_be_s
     assert!(!log.contains("lock table is full"), "{log}");
     // And then there is silence: quiet queues do not push each other out for ever.
     queue.until("select count(*) from orderly.claims where owner is not null", 0).await;
+}
+
+/// A lane whose receiver hangs goes only after its timeout: it is no use to wait for that where others can go at once.
+#[tokio::test]
+async fn where_queues_take_turns_receivers_that_hang_do_not_use_up_the_turns() {
+    let (_postgres, url) = small_postgres().await;
+    let connection = Connector::parse(&url).expect("a URL").dedicated().await.expect("it lets us in");
+    let queue = Queue { connection };
+    let receiver = Receiver::answering(|received| {
+        if received.path.starts_with("/hangs") {
+            Answer::hang()
+        } else {
+            Answer::ok().after(Duration::from_millis(500))
+        }
+    })
+    .await;
+    // 150 may be served at once: 10 have to wait.
+    register(&queue, &receiver.url("/hangs/"), 60, 1).await;
+    let mut worker = Process::start(
+        &["worker", "--persistent", "--allow-network", "127.0.0.0/8"],
+        &[("DATABASE_URL", url.as_str())],
+    );
+    worker.stderr_line("worker ready").await;
+    receiver.wait_for_count(60).await;
+    register(&queue, &receiver.url("/works/"), 100, 40).await;
+    let begun = Instant::now();
+    let paths = |all: &[Received]| {
+        all.iter().map(|one| &one.path).filter(|path| path.starts_with("/works")).collect::<HashSet<_>>().len()
+    };
+    receiver.wait_for_within(Duration::from_secs(60), |all| paths(all) == 100).await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+/// Half of its lock table is for queues: 150 at once.
+async fn small_postgres() -> (EmbeddedPostgres, String) {
+    let postgres = private_postgres_with(&[("max_locks_per_transaction", "10"), ("max_connections", "30")]).await;
+    postgres.create_database("small").await.expect("a database is made");
+    let url = postgres.url_for("small");
+    assert_eq!(Process::run(&["migrate"], &[("DATABASE_URL", url.as_str())]).await.code(), 0);
+    (postgres, url)
+}
+
+/// So many destinations on paths of their own, with so many messages each.
+async fn register(queue: &Queue, url: &str, count: usize, messages: usize) {
+    queue
+        .sql(&format!(
+            "with made as (
+                 insert into orderly.destinations (url, headers)
+                 select '{url}' || n, '\\x007b7d' from generate_series(1, {count}) n returning id),
+             queue as (insert into orderly.queues (destination_id) select id from made)
+             insert into orderly.claims (destination_id) select id from made;
+             select orderly.enqueue(d.id, '1') from orderly.destinations d, generate_series(1, {messages})
+             where d.url like '{url}%'"
+        ))
+        .await;
 }

@@ -298,12 +298,14 @@ impl Lane {
                     }
                     () = sleep_until(started + SLOW_AFTER), if !slow => {
                         permit.slow_down();
+                        self.handle.set_hangs(true);
                         slow = true;
                     }
                 }
             }
         };
         drop(permit);
+        self.handle.set_hangs(false);
         self.last_start = Some(*left_at.lock().unwrap_or_else(PoisonError::into_inner));
         let Ok(outcome) = delivered else {
             // The gate was closed at the last moment: nothing was sent. Ask, and try again.

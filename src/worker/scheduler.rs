@@ -263,7 +263,7 @@ impl Scheduler {
                         self.start_lane(*start, &claim);
                         // Bells told of more at once than may be served, and nobody served had to make room yet. Where
                         // somebody does, each that has left makes room for the next: not more at a time than that.
-                        if !self.waiting.is_empty() && self.leaving() == 0 {
+                        if !self.waiting.is_empty() && self.leaving(false) == 0 {
                             self.make_room();
                         }
                         return;

@@ -1,6 +1,6 @@
 //! How does the scheduler speak to a lane?
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -11,6 +11,8 @@ pub struct Handle {
     wake: Notify,
     /// Since when it has had nothing to do, in milliseconds of the session; 0: it has.
     quiet_since_ms: AtomicU64,
+    /// Its request is in flight for long.
+    hangs: AtomicBool,
 }
 
 /// There may be new messages.
@@ -48,6 +50,15 @@ impl Handle {
 
     pub(super) fn end_quiet(&self) {
         self.quiet_since_ms.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_hangs(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
+    }
+
+    /// Whether its receiver takes long: told to leave, it will not for up to `timeout_seconds`.
+    pub fn hangs(&self) -> bool {
+        self.hangs.load(Ordering::Relaxed)
     }
 
     /// Since when the lane lingers, if it does.

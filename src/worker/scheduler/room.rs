@@ -2,26 +2,30 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Scheduler, Slot};
 use crate::worker::lane::LEAVE;
+use crate::worker::pace::SLOW_AFTER;
 
 /// At the cap, a busy lane may be asked to make room after so long.
 const TURN: Duration = Duration::from_secs(1);
 
 impl Scheduler {
-    /// Slots that will be free soon.
-    pub(super) fn leaving(&self) -> usize {
+    /// Slots that will be free soon; with those of receivers that hang, at some time.
+    pub(super) fn leaving(&self, hanging_too: bool) -> usize {
         let leaving = self.slots.values().filter(|slot| match slot {
-            Slot::Serving { handle, .. } => handle.has(LEAVE),
+            Slot::Serving { handle, .. } => handle.has(LEAVE) && (hanging_too || !handle.hangs()),
             Slot::Releasing { .. } => true,
             Slot::Claiming(_) => false,
         });
         leaving.count()
     }
 
-    /// At the cap: the lane that has lingered longest goes first, then one that had its turn.
+    /// At the cap: the lane that has lingered longest goes first, then one that had its turn; one whose receiver hangs
+    /// only when there is no other, since it does not go soon (G5).
     pub(super) fn make_room(&mut self) {
-        if self.leaving() >= self.waiting.len() {
+        if self.leaving(false) >= self.waiting.len() {
             return;
         }
         let serving = || {
@@ -36,14 +40,20 @@ impl Scheduler {
         if let Some((_, handle)) = quiet {
             return handle.signal(LEAVE);
         }
-        match serving().min_by_key(|(_, _, since)| *since) {
-            Some((_, handle, since)) if since.elapsed() >= TURN => handle.signal(LEAVE),
-            Some((_, _, since)) => {
-                // Nobody had a turn yet: look again when the first one has.
-                if let Some(first) = self.waiting.front() {
-                    self.obstacles.look_at(*first, since + TURN);
-                }
+        let Some(first) = self.waiting.front().copied() else { return };
+        let oldest = serving().filter(|(_, handle, _)| !handle.hangs()).min_by_key(|(_, _, since)| *since);
+        let oldest = oldest.or_else(|| {
+            let wanted = self.leaving(true) < self.waiting.len();
+            serving().min_by_key(|(_, _, since)| *since).filter(|_| wanted)
+        });
+        match oldest {
+            Some((_, handle, since)) if since.elapsed() >= TURN => {
+                handle.signal(LEAVE);
+                // If its receiver hangs after all, that is known by then.
+                self.obstacles.look_at(first, Instant::now() + SLOW_AFTER + SLOW_AFTER / 10);
             }
+            // Nobody had a turn yet: look again when the first one has.
+            Some((_, _, since)) => self.obstacles.look_at(first, since + TURN),
             None => {}
         }
     }
