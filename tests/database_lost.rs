@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use orderly::embedded::{EmbeddedPostgres, StopMode};
+use orderly::store::Store;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpListener;
 
 use crate::chaos::proxy::{Mode, Proxy};
 use crate::support::posters::{assert_all_arrived, assert_told_in_time};
@@ -166,4 +168,23 @@ async fn cut_connections_are_told_in_time_and_survived() {
 #[tokio::test]
 async fn a_black_hole_is_told_in_time_and_survived() {
     survive(Loss::BlackHole).await;
+}
+
+/// Frozen servers, or a proxy before a host that is gone.
+#[tokio::test]
+async fn hosts_that_take_connections_and_say_nothing_keep_nobody_from_the_next() {
+    let database = TestDatabase::new().await;
+    let silent = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+    let hosts: String = silent.iter().map(|one| format!("{},", one.local_addr().unwrap())).collect();
+    let (user, rest) = database.url().split_once('@').expect("a user");
+    let store = Store::open(&format!("{user}@{hosts}{rest}"), 4, Default::default()).expect("a URL");
+    let begun = Instant::now();
+    while let Err(error) = store.ping().await {
+        assert!(begun.elapsed() < PATIENCE, "{error:?}");
+    }
+    // And it is remembered which host it was.
+    let again = Instant::now();
+    let all = tokio::join!(store.ping(), store.ping(), store.ping(), store.connector().dedicated());
+    assert!(all.0.is_ok() && all.1.is_ok() && all.2.is_ok() && all.3.is_ok());
+    assert!(again.elapsed() < Duration::from_secs(2), "{:?}", again.elapsed());
 }

@@ -27,7 +27,7 @@ const KEPT_TO: [(&str, &[&str]); 10] = [
     ("client::legacy", &["delivery"]),
     // embedded creates one database, before there is a schema.
     ("tokio_postgres::", &["store", "embedded"]),
-    ("deadpool_postgres::", &["store"]),
+    ("deadpool::", &["store"]),
     ("refinery::", &["store"]),
     ("from orderly.", &["store"]),
     ("select orderly.", &["store"]),

@@ -7,11 +7,11 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -19,6 +19,7 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::either::Either;
 
 use super::StoreError;
 
@@ -30,6 +31,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Connector {
     config: Config,
     tls: MakeRustlsConnect,
+    /// Which host is tried first: the one that let us in last, or the one after those that failed. So whoever gives up
+    /// in the midst of a list of hosts that say nothing goes on where it was.
+    first: Arc<AtomicUsize>,
 }
 
 /// A connection of one's own. Dropping its client ends the session, and with it its locks.
@@ -44,8 +48,7 @@ pub struct Dedicated {
 /// A second handle on a connection's socket.
 pub struct Socket(OwnedFd);
 
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+type Wire = Either<TcpStream, UnixStream>;
 
 impl Connector {
     /// Takes libpq's `sslmode` (disable, prefer, require, verify-ca, verify-full) and `sslrootcert`; like
@@ -67,47 +70,43 @@ impl Connector {
         if config.get_application_name().is_none() {
             config.application_name("orderly");
         }
-        Ok(Connector { config, tls: MakeRustlsConnect::new(tls.client) })
-    }
-
-    pub(super) fn config(&self) -> &Config {
-        &self.config
-    }
-
-    pub(super) fn tls(&self) -> MakeRustlsConnect {
-        self.tls.clone()
+        Ok(Connector { config, tls: MakeRustlsConnect::new(tls.client), first: Arc::default() })
     }
 
     /// The hosts in turn, the first that lets us in (and accepts writes, when there are several).
     pub async fn dedicated(&self) -> Result<Dedicated, StoreError> {
         let mut last = StoreError::Settings("it names no host".to_owned());
-        for (index, host) in self.config.get_hosts().iter().enumerate() {
-            let ports = self.config.get_ports();
+        let (hosts, ports) = (self.config.get_hosts(), self.config.get_ports());
+        let first = self.first.load(Ordering::Relaxed);
+        for turn in 0..hosts.len() {
+            let index = (first + turn) % hosts.len();
             let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-            match tokio::time::timeout(CONNECT_TIMEOUT, self.connect_to(host, port)).await {
+            match tokio::time::timeout(CONNECT_TIMEOUT, self.connect_to(&hosts[index], port)).await {
                 Ok(Ok(dedicated)) => return Ok(dedicated),
                 Ok(Err(error)) => last = error,
                 Err(elapsed) => last = StoreError::Unreachable(Box::new(elapsed)),
             }
+            // Unless another task knows better by now.
+            let _ = self.first.compare_exchange(index, (index + 1) % hosts.len(), Ordering::Relaxed, Ordering::Relaxed);
         }
         Err(last)
     }
 
     async fn connect_to(&self, host: &Host, port: u16) -> Result<Dedicated, StoreError> {
         let unreachable = |error: std::io::Error| StoreError::Unreachable(Box::new(error));
-        let (wire, socket, name): (Box<dyn Wire>, Socket, &str) = match host {
+        let (wire, socket, name): (Wire, Socket, &str) = match host {
             Host::Tcp(name) => {
                 let stream = connect_tcp(name, port).await.map_err(unreachable)?;
                 let socket = Socket(stream.as_fd().try_clone_to_owned().map_err(unreachable)?);
-                (Box::new(stream), socket, name)
+                (Either::Left(stream), socket, name)
             }
             Host::Unix(folder) => {
                 let stream = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await.map_err(unreachable)?;
                 let socket = Socket(stream.as_fd().try_clone_to_owned().map_err(unreachable)?);
-                (Box::new(stream), socket, "localhost")
+                (Either::Right(stream), socket, "localhost")
             }
         };
-        let tls = MakeTlsConnect::<Box<dyn Wire>>::make_tls_connect(&mut self.tls.clone(), name)
+        let tls = MakeTlsConnect::<Wire>::make_tls_connect(&mut self.tls.clone(), name)
             .map_err(|error| StoreError::Settings(error.to_string()))?;
         let mut config = self.config.clone();
         if matches!(host, Host::Unix(_)) {
@@ -135,8 +134,9 @@ impl Connector {
         });
         let dedicated = Dedicated { client, notifications, socket, reader };
         if self.config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite {
-            let row = dedicated.client.query_one("select pg_is_in_recovery()", &[]).await?;
-            if row.get(0) {
+            // Unnamed: a transaction pooler may stand between.
+            let rows = dedicated.client.query_typed("select pg_is_in_recovery()", &[]).await?;
+            if rows.first().is_none_or(|row| row.get(0)) {
                 return Err(StoreError::Unreachable("this server is a standby".into()));
             }
         }

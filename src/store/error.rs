@@ -88,10 +88,14 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
-impl From<deadpool_postgres::PoolError> for StoreError {
-    fn from(error: deadpool_postgres::PoolError) -> Self {
+impl From<deadpool::managed::PoolError<StoreError>> for StoreError {
+    fn from(error: deadpool::managed::PoolError<StoreError>) -> Self {
         match error {
-            deadpool_postgres::PoolError::Backend(error) => StoreError::Unreachable(Box::new(error)),
+            // Whatever it said while connecting, there is no connection.
+            deadpool::managed::PoolError::Backend(StoreError::Refused(error)) => {
+                StoreError::Unreachable(Box::new(error))
+            }
+            deadpool::managed::PoolError::Backend(error) => error,
             other => StoreError::Unreachable(Box::new(other)),
         }
     }

@@ -1,13 +1,17 @@
 //! How do API processes share connections?
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool::Runtime;
+use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
+use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
+use super::borrow::LOANS;
 use super::connect::Connector;
 use super::{Sealer, StoreError};
 
@@ -20,9 +24,28 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(4);
 /// The database, for everything but a worker's session. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool,
+    pool: deadpool::managed::Pool<Connector>,
     connector: Connector,
+    pub(super) loans: Arc<Semaphore>,
     pub(crate) sealer: Sealer,
+}
+
+/// A connection of the pool's; it goes back when this is dropped.
+pub(super) type Object = deadpool::managed::Object<Connector>;
+
+/// Connections like all others: each host has its time, so that one that takes connections and says nothing does not
+/// keep the pool from the next (which tokio-postgres' own limit, on TCP alone, would).
+impl Manager for Connector {
+    type Type = Client;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<Client, StoreError> {
+        Ok(self.dedicated().await?.client)
+    }
+
+    async fn recycle(&self, client: &mut Client, _: &Metrics) -> RecycleResult<StoreError> {
+        if client.is_closed() { Err(RecycleError::message("it is closed")) } else { Ok(()) }
+    }
 }
 
 /// A parameter with its type, so that no statement needs a name and none is described first: a
@@ -33,12 +56,7 @@ impl Store {
     /// Nothing is connected until the first use. `size` is the most connections held at once.
     pub fn open(url: &str, size: usize, sealer: Sealer) -> Result<Store, StoreError> {
         let connector = Connector::parse(url)?;
-        let manager = Manager::from_config(
-            connector.config().clone(),
-            connector.tls(),
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let pool = Pool::builder(manager)
+        let pool = deadpool::managed::Pool::builder(connector.clone())
             .max_size(size)
             .wait_timeout(Some(WAIT_TIMEOUT))
             .create_timeout(Some(WAIT_TIMEOUT))
@@ -46,7 +64,7 @@ impl Store {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Settings(error.to_string()))?;
-        Ok(Store { pool, connector, sealer })
+        Ok(Store { pool, connector, loans: Arc::new(Semaphore::new(LOANS)), sealer })
     }
 
     /// For connections outside the pool.
@@ -54,7 +72,7 @@ impl Store {
         &self.connector
     }
 
-    pub(crate) async fn client(&self) -> Result<Object, StoreError> {
+    pub(super) async fn client(&self) -> Result<Object, StoreError> {
         Ok(self.pool.get().await?)
     }
 
