@@ -18,6 +18,11 @@ const MIGRATION_LOCK: i64 = 0x51 << 56;
 /// Postgres' `deadlock_timeout` (1 s by default), so that in a deadlock with a statement of a running process it is
 /// the migration that gives way.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Only a wait of more than `deadlock_timeout` makes Postgres cancel an autovacuum that stands in the way: so one of so
+/// many tries is that long.
+const LONG_TRY: u32 = 3;
+const LONG_LOCK_TIMEOUT: &str = "
+    select set_config('lock_timeout', (200 + extract(epoch from current_setting('deadlock_timeout')::interval) * 1000)::int::text, false)";
 /// Between two tries: what had waited behind the migration goes on.
 const PAUSE: Duration = Duration::from_millis(500);
 /// In all. A dump or a forgotten transaction may hold a table for hours.
@@ -32,7 +37,7 @@ pub enum MigrateError {
     #[error("the schema is not up to date (it has {found}, this program needs {known}); run `orderly migrate`")]
     Older { found: i32, known: i32 },
     #[error(
-        "another transaction holds a table that the migration needs (a dump? a forgotten session?); the schema is as it was \
+        "another transaction holds a table that the migration needs (a dump? a vacuum? a forgotten session?); the schema is as it was \
          or between two versions, which is safe: end that transaction and run `orderly migrate` again"
     )]
     InUse(#[source] refinery::Error),
@@ -68,11 +73,15 @@ pub async fn apply(store: &Store, mut runner: Runner) -> Result<i32, MigrateErro
         return Err(MigrateError::Newer { found, known });
     }
     // The history stands in our own schema, beside an application's.
-    let prepare = format!("create schema if not exists orderly; set lock_timeout = {}", LOCK_TIMEOUT.as_millis());
-    connection.client.batch_execute(&prepare).await.map_err(StoreError::from)?;
+    connection.client.batch_execute("create schema if not exists orderly").await.map_err(StoreError::from)?;
     runner.set_migration_table_name("orderly.schema_history");
+    let short = format!("set lock_timeout = {}", LOCK_TIMEOUT.as_millis());
     let until = Instant::now() + PATIENCE;
+    let mut nth = 0_u32;
     loop {
+        nth += 1;
+        let limit = if nth.is_multiple_of(LONG_TRY) { LONG_LOCK_TIMEOUT } else { short.as_str() };
+        connection.client.batch_execute(limit).await.map_err(StoreError::from)?;
         match runner.run_async(&mut connection.client).await {
             Ok(_) => return Ok(known),
             Err(error) if !in_use(&error) => return Err(MigrateError::Failed(error)),
