@@ -9,6 +9,7 @@ use poem_openapi::param::Path;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use serde::Serialize;
+use tracing::Instrument;
 
 use super::auth::{Caller, Scope};
 use super::document::Tag;
@@ -78,8 +79,12 @@ impl TrialsApi {
             return Err(Problem::unavailable("this process does not deliver").into());
         };
         // In a task of its own: a client that hangs up must not leave the destination lent.
-        let sending = tokio::spawn(send(self.state.store.clone(), client.clone(), id));
-        let outcome = sending.await.map_err(|_| Problem::unavailable("the request was not sent"))??;
+        let sending = tokio::spawn(send(self.state.store.clone(), client.clone(), id).in_current_span());
+        let outcome = match sending.await {
+            Ok(sent) => sent?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return Err(Problem::unavailable("the request was not sent").into()),
+        };
         let failure = outcome.result.as_ref().err();
         Ok(Reply(TestOutcome {
             delivered: outcome.delivered(),

@@ -39,18 +39,31 @@ impl Store {
     /// dropped half-way: what was asked would keep claims away until its deadline.
     pub async fn borrow(&self, id: DestinationId, within: Duration) -> Result<Borrowed, ControlError> {
         let deadline = Instant::now() + PATIENCE;
-        let Ok(Ok(permit)) = timeout_at(deadline, self.loans.clone().acquire_owned()).await else {
-            return Err(StoreError::Held("as many test requests as may be are under way").into());
+        let mut asked = None;
+        let work = async {
+            let Ok(Ok(permit)) = timeout_at(deadline, self.loans.clone().acquire_owned()).await else {
+                return Err(StoreError::Held("as many test requests as may be are under way").into());
+            };
+            let request = self.ask(id, "lend", &json!({}), PATIENCE + within).await?;
+            asked = Some(request);
+            let (loan, start) = self.borrow_until(deadline, id, within, request).await?;
+            Ok(Borrowed { loan, request, store: self.clone(), _permit: permit, start })
         };
-        let request = self.ask(id, "lend", &json!({}), PATIENCE + within).await?;
-        match give_up(deadline, self.borrow_until(deadline, id, within, request)).await {
-            Ok((loan, start)) => Ok(Borrowed { loan, request, store: self.clone(), _permit: permit, start }),
-            Err(error) => {
-                let _ = self.collect_answer(request, true).await;
-                let _ = self.query("select orderly.ring($1)", &[(&format!("w{id}"), Type::TEXT)]).await;
-                Err(error)
-            }
+        let borrowed = give_up(deadline, work).await;
+        if borrowed.is_err()
+            && let Some(request) = asked
+        {
+            let store = self.clone();
+            // Whoever waits for the answer has waited long enough.
+            tokio::spawn(async move { store.withdraw(id, request).await });
         }
+        borrowed
+    }
+
+    /// Whoever should serve it hears that it is free.
+    async fn withdraw(&self, id: DestinationId, request: i64) {
+        let _ = self.collect_answer(request, true).await;
+        let _ = self.query("select orderly.ring($1)", &[(&format!("w{id}"), Type::TEXT)]).await;
     }
 
     async fn borrow_until(
@@ -140,7 +153,6 @@ impl Borrowed {
         // If it cannot be ended, it ends with its connection.
         let _ = tokio::time::timeout(PATIENCE, self.loan.end(&note)).await;
         drop(self.loan);
-        let _ = self.store.collect_answer(self.request, true).await;
-        let _ = self.store.query("select orderly.ring($1)", &[(&format!("w{id}"), Type::TEXT)]).await;
+        self.store.withdraw(id, self.request).await;
     }
 }
