@@ -338,14 +338,19 @@ impl Scheduler {
     fn fire_timers(&mut self) {
         while let Some(id) = self.obstacles.pop_due() {
             if self.waits.contains(&id) {
-                self.make_room();
-            } else if self.peers.is_mine(id) || self.peers.kind == Kind::Once {
+                continue;
+            }
+            if self.peers.is_mine(id) || self.peers.kind == Kind::Once {
                 self.want(id);
             } else {
                 // Another one's by now, which may not know that there is something to do.
                 self.obstacles.settle(id);
                 self.wiring.pulse.ring(id);
             }
+        }
+        // Whoever the timer was for: one that waits no longer, perhaps, while others do.
+        if !self.waiting.is_empty() {
+            self.make_room();
         }
     }
 
