@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tokio_util::either::Either;
 
 use super::StoreError;
 
-/// One attempt at one host, name resolution and log-in included.
+/// One attempt at one address, log-in included; and to find the addresses of a name.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A parsed `DATABASE_URL`.
@@ -31,8 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Connector {
     config: Config,
     tls: MakeRustlsConnect,
-    /// Which host is tried first: the one that let us in last, or the one after those that failed. So whoever gives up
-    /// in the midst of a list of hosts that say nothing goes on where it was.
+    /// Where the next one begins: at the address that let us in last, or after those that failed ([`Place`]). So whoever
+    /// gives up in the midst of hosts that say nothing goes on where it was.
     first: Arc<AtomicUsize>,
 }
 
@@ -42,7 +43,16 @@ pub struct Dedicated {
     /// Channel and payload of each notification; ends when the connection does.
     pub notifications: mpsc::UnboundedReceiver<(String, String)>,
     pub socket: Socket,
-    pub(super) reader: JoinHandle<()>,
+    pub(super) reader: ReaderGuard,
+}
+
+/// Reads a connection as long as this lives, and then closes it, also with a statement under way.
+pub(super) struct ReaderGuard(JoinHandle<()>);
+
+impl Drop for ReaderGuard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A second handle on a connection's socket.
@@ -73,38 +83,59 @@ impl Connector {
         Ok(Connector { config, tls: MakeRustlsConnect::new(tls.client), first: Arc::default() })
     }
 
-    /// The hosts in turn, the first that lets us in (and accepts writes, when there are several).
+    /// The hosts in turn, and the addresses of each: the first that lets us in (and accepts writes, when there are
+    /// several hosts or the URL wants it).
     pub async fn dedicated(&self) -> Result<Dedicated, StoreError> {
         let mut last = StoreError::Settings("it names no host".to_owned());
         let (hosts, ports) = (self.config.get_hosts(), self.config.get_ports());
-        let first = self.first.load(Ordering::Relaxed);
+        let begin = Place::unpack(self.first.load(Ordering::Relaxed));
+        let go_on_at = |place: Place| self.first.store(place.pack(), Ordering::Relaxed);
         for turn in 0..hosts.len() {
-            let index = (first + turn) % hosts.len();
-            let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-            match tokio::time::timeout(CONNECT_TIMEOUT, self.connect_to(&hosts[index], port)).await {
-                Ok(Ok(dedicated)) => return Ok(dedicated),
-                Ok(Err(error)) => last = error,
-                Err(elapsed) => last = StoreError::Unreachable(Box::new(elapsed)),
+            let host = (begin.host + turn) % hosts.len();
+            let after = Place { host: (host + 1) % hosts.len(), address: 0 };
+            let port = ports.get(host).or(ports.first()).copied().unwrap_or(5432);
+            let addresses = match in_time(find_addresses(&hosts[host], port)).await {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    last = error;
+                    go_on_at(after);
+                    continue;
+                }
+            };
+            let first = if turn == 0 { begin.address } else { 0 };
+            for nth in 0..addresses.len() {
+                let address = (first + nth) % addresses.len();
+                match in_time(self.connect_to(&hosts[host], &addresses[address])).await {
+                    Ok(dedicated) => {
+                        go_on_at(Place { host, address });
+                        return Ok(dedicated);
+                    }
+                    Err(error) => last = error,
+                }
+                let more = nth + 1 < addresses.len();
+                go_on_at(if more { Place { host, address: (address + 1) % addresses.len() } } else { after });
             }
-            // Unless another task knows better by now.
-            let _ = self.first.compare_exchange(index, (index + 1) % hosts.len(), Ordering::Relaxed, Ordering::Relaxed);
         }
         Err(last)
     }
 
-    async fn connect_to(&self, host: &Host, port: u16) -> Result<Dedicated, StoreError> {
+    async fn connect_to(&self, host: &Host, address: &Address) -> Result<Dedicated, StoreError> {
         let unreachable = |error: std::io::Error| StoreError::Unreachable(Box::new(error));
-        let (wire, socket, name): (Wire, Socket, &str) = match host {
-            Host::Tcp(name) => {
-                let stream = connect_tcp(name, port).await.map_err(unreachable)?;
+        let (wire, socket): (Wire, Socket) = match address {
+            Address::Tcp(address) => {
+                let stream = connect_tcp(*address).await.map_err(unreachable)?;
                 let socket = Socket(stream.as_fd().try_clone_to_owned().map_err(unreachable)?);
-                (Either::Left(stream), socket, name)
+                (Either::Left(stream), socket)
             }
-            Host::Unix(folder) => {
-                let stream = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await.map_err(unreachable)?;
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(unreachable)?;
                 let socket = Socket(stream.as_fd().try_clone_to_owned().map_err(unreachable)?);
-                (Either::Right(stream), socket, "localhost")
+                (Either::Right(stream), socket)
             }
+        };
+        let name = match host {
+            Host::Tcp(name) => name,
+            Host::Unix(_) => "localhost",
         };
         let tls = MakeTlsConnect::<Wire>::make_tls_connect(&mut self.tls.clone(), name)
             .map_err(|error| StoreError::Settings(error.to_string()))?;
@@ -116,7 +147,7 @@ impl Connector {
         let (sender, notifications) = mpsc::unbounded_channel();
         // Reads and does nothing else, over a channel without a bound: a listener that is not read stops
         // vacuum, and a bell must never wait for a statement.
-        let reader = tokio::spawn(async move {
+        let reader = ReaderGuard(tokio::spawn(async move {
             loop {
                 match poll_fn(|cx| connection.poll_message(cx)).await {
                     Some(Ok(AsyncMessage::Notification(n))) => {
@@ -131,13 +162,14 @@ impl Connector {
                     None => return,
                 }
             }
-        });
+        }));
         let dedicated = Dedicated { client, notifications, socket, reader };
         if self.config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite {
             // Unnamed: a transaction pooler may stand between.
-            let rows = dedicated.client.query_typed("select pg_is_in_recovery()", &[]).await?;
+            let sql = "select current_setting('transaction_read_only')::boolean";
+            let rows = dedicated.client.query_typed(sql, &[]).await?;
             if rows.first().is_none_or(|row| row.get(0)) {
-                return Err(StoreError::Unreachable("this server is a standby".into()));
+                return Err(StoreError::Unreachable("this server is a standby, or read-only".into()));
             }
         }
         Ok(dedicated)
@@ -159,27 +191,57 @@ impl Socket {
     }
 }
 
-/// Keepalives of our own: the worker must give up before the server lets its locks go (11 s).
-async fn connect_tcp(name: &str, port: u16) -> std::io::Result<TcpStream> {
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-    let addresses: Vec<SocketAddr> = lookup_host((name, port)).await?.collect();
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                use rustix::net::sockopt;
-                stream.set_nodelay(true)?;
-                sockopt::set_socket_keepalive(&stream, true)?;
-                sockopt::set_tcp_keepidle(&stream, Duration::from_secs(4))?;
-                sockopt::set_tcp_keepintvl(&stream, Duration::from_secs(1))?;
-                sockopt::set_tcp_keepcnt(&stream, 4)?;
-                #[cfg(target_os = "linux")]
-                sockopt::set_tcp_user_timeout(&stream, 8_000)?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
+/// One of a host's addresses.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    host: usize,
+    address: usize,
+}
+
+impl Place {
+    const ADDRESSES: usize = 1 << 16;
+
+    fn pack(self) -> usize {
+        self.host * Place::ADDRESSES + self.address
     }
-    Err(last)
+
+    fn unpack(packed: usize) -> Place {
+        Place { host: packed / Place::ADDRESSES, address: packed % Place::ADDRESSES }
+    }
+}
+
+enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let done = tokio::time::timeout(CONNECT_TIMEOUT, work).await;
+    done.unwrap_or_else(|elapsed| Err(StoreError::Unreachable(Box::new(elapsed))))
+}
+
+async fn find_addresses(host: &Host, port: u16) -> Result<Vec<Address>, StoreError> {
+    match host {
+        Host::Unix(folder) => Ok(vec![Address::Unix(folder.join(format!(".s.PGSQL.{port}")))]),
+        Host::Tcp(name) => match lookup_host((name.as_str(), port)).await {
+            Ok(found) => Ok(found.map(Address::Tcp).collect()),
+            Err(error) => Err(StoreError::Unreachable(Box::new(error))),
+        },
+    }
+}
+
+/// Keepalives of our own: the worker must give up before the server lets its locks go (11 s).
+async fn connect_tcp(address: SocketAddr) -> std::io::Result<TcpStream> {
+    use rustix::net::sockopt;
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, Duration::from_secs(4))?;
+    sockopt::set_tcp_keepintvl(&stream, Duration::from_secs(1))?;
+    sockopt::set_tcp_keepcnt(&stream, 4)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(&stream, 8_000)?;
+    Ok(stream)
 }
 
 struct Tls {

@@ -1,5 +1,6 @@
 //! How do API processes share connections?
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::borrow::LOANS;
-use super::connect::Connector;
+use super::connect::{Connector, Dedicated, ReaderGuard};
 use super::{Sealer, StoreError};
 
 /// A client hears 503 within 5 s when the database is out of reach: so long may its connection and its
@@ -30,21 +31,36 @@ pub struct Store {
     pub(crate) sealer: Sealer,
 }
 
+/// A connection as the pool keeps it: one that is given up is closed, whatever it was doing.
+pub struct Pooled {
+    client: Client,
+    _reader: ReaderGuard,
+}
+
+impl Deref for Pooled {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
 /// A connection of the pool's; it goes back when this is dropped.
 pub(super) type Object = deadpool::managed::Object<Connector>;
 
 /// Connections like all others: each host has its time, so that one that takes connections and says nothing does not
 /// keep the pool from the next (which tokio-postgres' own limit, on TCP alone, would).
 impl Manager for Connector {
-    type Type = Client;
+    type Type = Pooled;
     type Error = StoreError;
 
-    async fn create(&self) -> Result<Client, StoreError> {
-        Ok(self.dedicated().await?.client)
+    async fn create(&self) -> Result<Pooled, StoreError> {
+        let Dedicated { client, reader, .. } = self.dedicated().await?;
+        Ok(Pooled { client, _reader: reader })
     }
 
-    async fn recycle(&self, client: &mut Client, _: &Metrics) -> RecycleResult<StoreError> {
-        if client.is_closed() { Err(RecycleError::message("it is closed")) } else { Ok(()) }
+    async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<StoreError> {
+        if pooled.client.is_closed() { Err(RecycleError::message("it is closed")) } else { Ok(()) }
     }
 }
 

@@ -24,7 +24,7 @@ use self::hearing::{hear_oneself, server};
 use self::lane::millis;
 pub(super) use self::lane::read_lane;
 pub use self::lane::{Acknowledgement, Claimed, Ending, HeadState, LaneStart, Read, Release};
-use super::connect::{Connector, Dedicated, Socket};
+use super::connect::{Connector, Dedicated, ReaderGuard, Socket};
 use super::{Sealer, StoreError};
 use crate::broken::{self, Broken};
 use crate::domain::{DestinationId, Headers, Message, Sequence, WorkerId};
@@ -76,15 +76,6 @@ pub struct Session {
     _connections: [ReaderGuard; 3],
 }
 
-/// Keeps a connection's reader alive as long as the session.
-struct ReaderGuard(tokio::task::JoinHandle<()>);
-
-impl Drop for ReaderGuard {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error(transparent)]
@@ -127,7 +118,6 @@ impl Session {
 
     async fn connect(connector: &Connector, sealer: Sealer) -> Result<(Session, Notifications), SessionError> {
         let Dedicated { client, notifications: silence, socket, reader } = connector.dedicated().await?;
-        let session_reader = ReaderGuard(reader);
         let mut aide = connector.dedicated().await?;
         let watch = connector.dedicated().await?;
         let all = [&client, &aide.client, &watch.client];
@@ -196,7 +186,7 @@ impl Session {
             watch: watch.client,
             sealer,
             lock_budget: usize::try_from(locks / 2).unwrap_or(1_000),
-            _connections: [session_reader, ReaderGuard(aide.reader), ReaderGuard(watch.reader)],
+            _connections: [reader, aide.reader, watch.reader],
         };
         Ok((session, Notifications { heard: aide.notifications, silent: [silence, watch.notifications] }))
     }
