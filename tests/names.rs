@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -122,13 +123,15 @@ fn closed(part: &[&str], database: &TestDatabase, servers: &NameServer) -> Proce
 #[tokio::test]
 async fn a_name_that_is_public_when_registered_and_private_when_dialled_is_refused() {
     let database = TestDatabase::new().await;
-    let servers = NameServer::answering(|name, nth| {
+    let registered = Arc::new(AtomicBool::new(false));
+    let turned = registered.clone();
+    let servers = NameServer::answering(move |name, _| {
         let (public, private) = (address("93.184.215.14"), address("127.0.0.1"));
-        Some(match (name, nth) {
-            ("turns.example", 1) => vec![public],
-            ("turns.example", _) => vec![private],
-            ("six.example", 1) => vec![address("2606:2800:21f:cb07:6820:80da:af6b:8b2c")],
-            ("six.example", _) => vec![address("::1")],
+        Some(match (name, turned.load(Ordering::SeqCst)) {
+            ("turns.example", false) => vec![public],
+            ("turns.example", true) => vec![private],
+            ("six.example", false) => vec![address("2606:2800:21f:cb07:6820:80da:af6b:8b2c")],
+            ("six.example", true) => vec![address("::1")],
             ("both.example", _) => vec![public, private],
             ("mapped.example", _) => vec![public, address("::ffff:127.0.0.1")],
             _ => vec![],
@@ -153,6 +156,7 @@ async fn a_name_that_is_public_when_registered_and_private_when_dialled_is_refus
         let id = api.post_destination(&format!("http://{name}.example:{port}/")).await;
         messages.push(api.post_message(id, json!(1)).await);
     }
+    registered.store(true, Ordering::SeqCst);
     let ended = closed(&["worker", "--retry", "1", "--retry-delay", "0"], &database, &servers).ended().await;
     assert_eq!(ended.code(), 0, "{ended:?}");
     for message in messages {
