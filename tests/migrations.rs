@@ -86,7 +86,8 @@ async fn a_migration_that_waits_for_a_table_lets_posts_through() {
     let store = stage.database.store();
     let others = async {
         let locks = Queue::on(&stage.database).await;
-        for waiting in [1, 0, 1] {
+        // Each third try is a longer one.
+        for waiting in [1, 0, 1, 0, 1] {
             locks.until(MIGRATIONS_WAITING, waiting).await;
         }
         posters.wait_for_each(1, |one| one.accepted()).await;
