@@ -91,7 +91,8 @@ async fn a_list_touches_what_it_returns_however_much_there_is() {
          select destination_id, sequence - 500, 'exhausted', created_at, expires_at, 1, content_type, payload from orderly.messages",
     )
     .await;
-    let client = site.database.connect().await.client;
+    let connection = site.database.connect().await;
+    let client = &connection.client;
     for (call, most_blocks) in [
         ("orderly.list_messages(null, null, 0, 0, 51)", 600),
         ("orderly.list_messages(null, null, 15000, 15000100, 51)", 600),

@@ -23,7 +23,8 @@ pub async fn break_database(cluster: &Cluster, broken: &str) -> Result<(), Failu
     if broken != NUMBER_BEFORE_LOCK {
         return Ok(());
     }
-    let client = cluster.connect().await?.client;
+    let connection = cluster.connect().await?;
+    let client = &connection.client;
     let sql = "select pg_get_functiondef('orderly.enqueue_bytes'::regproc)";
     let function: String = client.query_one(sql, &[]).await?.get(0);
     let draw = "given := nextval('orderly.message_sequence');";

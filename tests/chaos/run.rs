@@ -206,7 +206,8 @@ async fn stop_gracefully(cluster: &Cluster) -> Result<Vec<String>, Failure> {
 }
 
 async fn look(cluster: &Cluster) -> Result<Outcomes, Failure> {
-    let client = cluster.connect().await?.client;
+    let connection = cluster.connect().await?;
+    let client = &connection.client;
     let key = |row: &tokio_postgres::Row| (row.get::<_, i64>(0), row.get::<_, i64>(1));
     let ends = client.query("select destination_id, sequence, outcome from orderly.ends", &[]).await?;
     let delivered = "select destination_id, sequence from orderly.attempts where delivered";
