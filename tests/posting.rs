@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::api::Reply;
-use crate::support::{Answer, Api, Queue, Receiver, Stage, assert_chain};
+use crate::support::{Answer, Api, Queue, Receiver, Stage, TestDatabase, assert_chain};
 
 /// The same request, so many times at the same moment, to two API processes in turn.
 async fn at_once(apis: &[Api; 2], times: usize, path: &str, body: &Value) -> Vec<Reply> {
@@ -398,4 +398,26 @@ async fn what_is_committed_after_its_503_is_rung_for() {
     receiver.wait_for_ended(1).await;
     let log = worker.stderr().join("\n");
     assert!(!log.contains("no bell had told of"), "{log}");
+}
+
+#[tokio::test]
+async fn what_is_accepted_or_taken_back_is_durable_whatever_the_servers_default_is() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let id = queue.destination("http://127.0.0.1:9/").await;
+    for call in [
+        "enqueue($1, '1')",
+        "try_control($1, 'pause', '{}', null)",
+        "try_control($1, 'skip', '{}', null)",
+        "disable($1)",
+        "remove_destination($1, null)",
+    ] {
+        for (default, wanted) in [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")] {
+            queue.sql(&format!("begin; set local synchronous_commit = {default}")).await;
+            queue.number(&format!("select count(orderly.{call}::text)"), &[&id]).await;
+            let raised = format!("select (current_setting('synchronous_commit') = '{wanted}')::int::bigint");
+            assert_eq!(queue.number(&raised, &[]).await, 1, "{call} with {default}");
+            queue.sql("rollback").await;
+        }
+    }
 }

@@ -50,15 +50,20 @@ async fn a_test_request_goes_out_beside_the_queue_and_never_beside_a_message() {
     api.post("/v1/destinations/999/test", json!({})).await.expect(404);
 }
 
+/// It takes three seconds for a test request, and none for a message.
+async fn slow_with_tests() -> Receiver {
+    Receiver::answering(|received| {
+        let test = received.headers.contains_key("orderly-test");
+        Answer::ok().after(Duration::from_secs(if test { 3 } else { 0 }))
+    })
+    .await
+}
+
 /// The database ends the session that has the destination's lock, in the midst of the request.
 #[tokio::test]
 async fn a_test_request_is_alone_also_when_its_lock_is_lost() {
     let stage = Stage::new().await;
-    let receiver = Receiver::answering(|received| {
-        let test = received.headers.contains_key("orderly-test");
-        Answer::ok().after(Duration::from_secs(if test { 3 } else { 0 }))
-    })
-    .await;
+    let receiver = slow_with_tests().await;
     let id = stage.api.post_destination(&receiver.url("/x")).await;
     let _worker = stage.worker(&[]).await;
     let path = format!("/v1/destinations/{id}/test");
@@ -68,6 +73,8 @@ async fn a_test_request_is_alone_also_when_its_lock_is_lost() {
                    where datname = current_database() and state = 'idle in transaction'";
         assert_eq!(stage.queue.number(end, &[]).await, 1);
         stage.api.post_message(id, json!(1)).await;
+        // Nor beside another test request, whatever that comes to.
+        stage.api.post(&path, json!({})).await;
     };
     let (tested, ()) = tokio::join!(stage.api.post(&path, json!({})), meanwhile);
     assert_eq!(tested.expect(200).json()["delivered"], true);
@@ -78,11 +85,7 @@ async fn a_test_request_is_alone_also_when_its_lock_is_lost() {
 #[tokio::test]
 async fn a_client_that_hangs_up_on_its_test_request_leaves_the_queue_free_and_so_do_many() {
     let stage = Stage::new().await;
-    let receiver = Receiver::answering(|received| {
-        let test = received.headers.contains_key("orderly-test");
-        Answer::ok().after(Duration::from_secs(if test { 3 } else { 0 }))
-    })
-    .await;
+    let receiver = slow_with_tests().await;
     let ids = [
         stage.api.post_destination(&receiver.url("/0")).await,
         stage.api.post_destination(&receiver.url("/1")).await,

@@ -19,6 +19,8 @@ use crate::domain::DestinationId;
 
 /// Each keeps one of the pool's connections for as long as its receiver takes: the others are for everybody else (G5).
 pub(super) const LOANS: usize = 4;
+/// What was asked outlasts the request that is sent in the last moment, and what comes before and after it.
+const SPARE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 
@@ -44,7 +46,7 @@ impl Store {
             let Ok(Ok(permit)) = timeout_at(deadline, self.loans.clone().acquire_owned()).await else {
                 return Err(StoreError::Held("as many test requests as may be are under way").into());
             };
-            let request = self.ask(id, "lend", &json!({}), PATIENCE + within).await?;
+            let request = self.ask(id, "lend", &json!({}), PATIENCE + within + SPARE).await?;
             asked = Some(request);
             let (loan, start) = self.borrow_until(deadline, id, within, request).await?;
             Ok(Borrowed { loan, request, store: self.clone(), _permit: permit, start })

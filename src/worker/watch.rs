@@ -99,7 +99,7 @@ pub struct Pulse {
 struct Heard {
     /// When each worker's last pong came.
     pongs: HashMap<WorkerId, Instant>,
-    /// Since when, by what watchers say, a worker has answered no ping.
+    /// When a watcher first said that a worker had not answered its ping, and none since.
     silent: HashMap<WorkerId, Instant>,
     /// The newest of our own words that came back.
     echoed: u64,
@@ -162,8 +162,9 @@ impl Pulse {
         self.lock().pongs.get(&peer).is_some_and(|at| *at >= since)
     }
 
+    /// Since the first ping that it did not answer.
     fn silence(&self, peer: WorkerId) -> Duration {
-        self.lock().silent.get(&peer).map_or(Duration::ZERO, Instant::elapsed)
+        self.lock().silent.get(&peer).map_or(Duration::ZERO, |missed_at| missed_at.elapsed() + ANSWER_WITHIN)
     }
 
     pub fn heard(&self, from: WorkerId) {
@@ -175,7 +176,7 @@ impl Pulse {
     /// Everybody remembers what watchers say, so that a successor goes on from there.
     pub fn missed(&self, by: WorkerId, about: WorkerId, round: u64) {
         let mut heard = self.lock();
-        heard.silent.entry(about).or_insert_with(|| Instant::now() - ANSWER_WITHIN);
+        heard.silent.entry(about).or_insert_with(Instant::now);
         if by == self.me {
             heard.echoed = heard.echoed.max(round);
         }
