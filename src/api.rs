@@ -12,6 +12,7 @@ mod dead_letters;
 mod destinations;
 mod document;
 mod entries;
+mod front;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
@@ -19,7 +20,6 @@ mod idempotency;
 mod inside;
 pub mod limits;
 mod messages;
-mod methods;
 pub mod metrics;
 mod names;
 mod pagination;

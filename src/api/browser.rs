@@ -41,16 +41,19 @@ impl<E: Endpoint> Endpoint for WithCors<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
-        if self.origins.is_empty() {
-            return self.inner.call(request).await.map(IntoResponse::into_response);
-        }
         let origin = request.headers().get(header::ORIGIN).filter(|origin| self.origins.contains(origin)).cloned();
-        let preflight = request.method() == Method::OPTIONS
+        let preflight = origin.is_some()
+            && request.method() == Method::OPTIONS
             && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        let mut response = match origin {
-            Some(_) if preflight => allow_methods(),
-            _ => self.inner.get_response(request).await,
+        let answer = if preflight {
+            Ok(allow_methods())
+        } else {
+            self.inner.call(request).await.map(IntoResponse::into_response)
         };
+        if self.origins.is_empty() {
+            return answer;
+        }
+        let mut response = answer.unwrap_or_else(|error| error.into_response());
         let headers = response.headers_mut();
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
         if let Some(origin) = origin {

@@ -3,19 +3,17 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use poem::http::StatusCode;
-use poem::middleware::CatchPanic;
 use poem::web::{Html, Json};
-use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
+use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, endpoint::make_sync};
 use url::Url;
 
 use super::auth::{Verifier, document_token_endpoint};
 use super::browser::{Cors, PageSecurity};
 use super::document::{All, Apis, description};
+use super::front::{Addresses, Front, ShowCauses};
 use super::limits::RateLimits;
-use super::methods::{Outermost, ShowCauses};
 use super::metrics;
-use super::problem::{Problem, into_problem};
+use super::problem::Problem;
 use crate::delivery::DeliveryClient;
 use crate::domain::{DestinationId, Headers, parse_url};
 use crate::store::Store;
@@ -105,16 +103,7 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
     let page = service.swagger_ui_html();
     let secured = PageSecurity::new(&page, token_endpoint.as_deref());
     let (json, yaml) = (service.spec_endpoint(), service.spec_endpoint_yaml());
-    // Health checks are not counted.
-    let limited = service.around(move |service, mut request| {
-        let limits = limits.clone();
-        async move {
-            if request.uri().path().starts_with("/v1") {
-                limits.admit(&mut request)?;
-            }
-            service.call(request).await
-        }
-    });
+    let api = Arc::new(service.into_endpoint().boxed());
     // The page is 1.5 MB, and the same for all who ask.
     let page = Arc::new(make_sync(move |_| Html(page.clone())).with(secured));
     let routes = Route::new()
@@ -124,13 +113,7 @@ pub fn app(state: AppState) -> impl Endpoint<Output = Response> {
         .at("/openapi.yaml", yaml)
         .at("/.well-known/jwks.json", make_sync(move |_| Json(jwks.as_ref().clone())))
         .at("/metrics", metrics::endpoint(measured))
-        .nest("/", limited)
-        .data(verifier)
-        .with(CatchPanic::new().with_handler(|_| {
-            let problem =
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what");
-            into_problem(problem.into())
-        }))
-        .map_to_response();
-    Outermost::new::<All>(routes, causes).with(cors)
+        .nest("/", api.clone());
+    let addresses = Addresses::of::<All>();
+    Front { api, rest: routes.boxed(), limits, verifier, addresses, causes }.with(cors)
 }

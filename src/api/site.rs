@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::{SetupError, Verifier};
+use super::front::ShowCauses;
 use super::limits::RateLimits;
-use super::methods::ShowCauses;
 use super::routes::{AppState, UrlCheck, app};
 use super::server::{self, ServeError, ServerLimits, ServerOptions, TlsFiles};
 use crate::config::{CommonSettings, Environment, ServeSettings, SettingsError};

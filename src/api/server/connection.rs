@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use poem::http::{HeaderName, HeaderValue, StatusCode, uri::Scheme};
 use poem::web::{LocalAddr, RemoteAddr};
-use poem::{Addr, Endpoint, Request, RequestParts, Response};
+use poem::{Addr, Endpoint, IntoResponse, Request, RequestParts, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,8 @@ impl<E: Endpoint> Site<E> {
         http1.max_header_size(limits.max_header_bytes as usize);
         // What each connection that sends a large body keeps beside it; hyper would let it grow to 400 KiB.
         http1.max_buf_size(READ_BUFFER.max(limits.max_header_bytes as usize));
+        // An answer is small as a rule: copied behind its head it takes a simpler call of the system's.
+        http1.writev(false);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -97,7 +99,8 @@ where
         let (site, pulse) = (site.clone(), pulse.clone());
         move |request| {
             let (site, pulse, scheme) = (site.clone(), pulse.clone(), scheme.clone());
-            async move { Ok::<_, Infallible>(answer(&site, &pulse, peer, scheme, request).await.into()) }
+            // Boxed: hyper moves it about, and keeps room for it with each connection.
+            Box::pin(async move { Ok::<_, Infallible>(answer(&site, &pulse, peer, scheme, request).await.into()) })
         }
     });
     match protocol {
@@ -164,11 +167,14 @@ async fn answer<E: Endpoint>(
             let addresses = (LocalAddr(Addr::SocketAddr(peer.local)), RemoteAddr(Addr::SocketAddr(peer.remote)));
             let parts = RequestParts::from((parts, addresses.0, addresses.1, scheme));
             let request = Request::from_parts(parts, body);
-            let response = AssertUnwindSafe(site.endpoint.get_response(request)).catch_unwind().instrument(span).await;
-            let response = response.unwrap_or_else(|_| {
-                tracing::error!(request.id = id.as_str(), "a handler panicked");
-                refusal(StatusCode::INTERNAL_SERVER_ERROR, "this is a defect of ours")
-            });
+            let response = match AssertUnwindSafe(site.endpoint.call(request)).catch_unwind().instrument(span).await {
+                Ok(Ok(response)) => response.into_response(),
+                Ok(Err(error)) => error.into_response(),
+                Err(_) => {
+                    tracing::error!(request.id = id.as_str(), "a handler panicked");
+                    refusal(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what")
+                }
+            };
             match reading {
                 Some(reading) => reading.settle(response),
                 None => response,
