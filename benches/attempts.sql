@@ -6,8 +6,9 @@
 set synchronous_commit = off; -- the disk is not what is asked about
 insert into orderly.messages select 1+(g%1000), g, now(), now()+interval '1 day', false, 'application/json', null, convert_to(repeat('x',500),'UTF8') from generate_series(1,400000) g;
 analyze orderly.messages;
-create function without(destination_ids bigint[], sequences bigint[]) returns bigint language plpgsql
-    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = off as $$
+set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; -- as a worker's session has them
+set plan_cache_mode = force_generic_plan; set jit = off;
+create function without(destination_ids bigint[], sequences bigint[]) returns bigint language plpgsql as $$
 declare n bigint; begin
  delete from orderly.messages m using unnest(destination_ids, sequences) as i (destination_id, sequence) where m.destination_id = i.destination_id and m.sequence = i.sequence;
  get diagnostics n = row_count; return n; end $$;
@@ -16,7 +17,7 @@ declare b int; t timestamptz := clock_timestamp(); d bigint[]; s bigint[]; n big
 begin
  for b in 0..batches-1 loop
   select array_agg(1+(g%1000) order by 1+(g%1000)), array_agg(g::bigint order by 1+(g%1000)) into d, s from generate_series(first+b*size, first+(b+1)*size-1) g;
-  if kind='with' then n := n + orderly.acknowledge(array_fill('d'::text,array[size]), d, s, array_fill(1,array[size]), array_fill(200::smallint,array[size]), array_fill(null::text,array[size]), array_fill(5,array[size]), array_fill(null::bytea,array[size]), array_fill(0::bigint,array[size]), true, false);
+  if kind='with' then n := n + orderly.acknowledge(array_fill('d'::text,array[size]), d, s, array_fill(1,array[size]), array_fill(200::smallint,array[size]), array_fill(null::text,array[size]), array_fill(5,array[size]), array_fill(null::bytea,array[size]), array_fill(0::bigint,array[size]), size, false);
   else n := n + without(d,s); end if;
   commit;
  end loop;

@@ -80,19 +80,20 @@ $$;
 -- no bell told. `wait_for` names one destination whose lock it waits for first, while it holds nothing.
 --
 -- status: queued, unknown (or another tenant's), disabled, full, locked (try again, apart), withheld
--- (another item of its group was wrong); `statuses` is null when all were queued, which takes two short
--- statements: the queues rows of `wanted` (the items' destinations, sorted, each once) were all to be had, take
--- messages, have no bound, and are of the tenants in `owners` (null in all places: nobody asks; null itself:
--- each item has to be looked at). Starting up the long statement costs as much as a dozen inserts.
+-- (another item of its group was wrong); `statuses` is null when all were queued, which takes no judging: the
+-- queues rows of `wanted` (the items' destinations, sorted, each once) were all to be had, take messages, have no
+-- bound, and are of the tenants in `owners` (null in all places: nobody asks; null itself: each item has to be
+-- looked at). Starting up the long statement costs as much as a dozen inserts.
 --
 -- queues is read by index alone, whatever the statistics say; with nested loops off, what is locked is joined to
--- the items by hash: 1,000 items took 300 us each when each was compared with each, and take 12.
+-- the items by hash: 1,000 items took 300 us each when each was compared with each, and take 12. Arrays become rows
+-- in a select list: `from unnest(…)` writes all of them down first, bodies too, and an insert costs a quarter more.
 create function orderly.enqueue_batch(
     groups integer[], destination_ids bigint[], tenants text[], payloads bytea[], content_types text[],
     headers text[], ttls integer[], wanted bigint[], owners text[], wait_for bigint,
     out statuses text[], out sequences bigint[], out at timestamptz)
     language plpgsql
-    set enable_seqscan = off set enable_nestloop = off set enable_hashjoin = on set plan_cache_mode = force_generic_plan set jit = off
+    set enable_seqscan = off set enable_nestloop = off set plan_cache_mode = force_generic_plan set jit = off
     as $$
 #variable_conflict use_column
 declare
@@ -104,7 +105,10 @@ declare
 begin
     at := clock_timestamp();
     perform orderly.commit_durably();
-    perform orderly.stay_fenced();
+    -- orderly.stay_fenced, written out: the call costs as much as two inserts.
+    if not exists (select from orderly.incarnation i where i.started = pg_postmaster_start_time()) then
+        perform orderly.fence();
+    end if;
     if wait_for is not null then
         -- For each lock that has to be had: behind another waiter it is two, so twice as long.
         perform set_config('lock_timeout', '1s', true);
@@ -117,56 +121,47 @@ begin
     from (select * from orderly.queues q where q.destination_id = any (wanted) order by q.destination_id
           for no key update skip locked) q;
     if plain = cardinality(wanted) and (owners = locked_tenants or owners = array_fill(null::text, array[cardinality(wanted)])) then
-        with put as (
-            -- Numbers are drawn in the order of the arrays, after the locks.
-            insert into orderly.messages (destination_id, sequence, created_at, expires_at, brief, content_type, headers, payload)
-            select i.destination_id, nextval('orderly.message_sequence'), at, at + make_interval(secs => i.ttl), i.ttl < 86400,
-                   i.content_type, i.headers::jsonb, i.payload
-            from unnest(destination_ids, ttls, content_types, headers, payloads)
-                 as i (destination_id, ttl, content_type, headers, payload)
-            returning sequence
+        -- Drawn after the locks, in the order of the arrays.
+        sequences := array(select nextval('orderly.message_sequence') from generate_series(1, cardinality(destination_ids)));
+    else
+        -- A statement of its own, whose snapshot is younger than the locks: one that is older would not count what
+        -- another process committed in between, and queue more than max_depth. Bodies stay out of this: it sorts.
+        with locked as materialized (
+            select * from unnest(locked_ids, locked_tenants, locked_accepting, locked_depths)
+                as l (destination_id, tenant, accepting, max_depth)
+        ), verdict as materialized (
+            select i.n, i.grp,
+                   case
+                       when l.destination_id is null then
+                           case when exists (select from orderly.queues q where q.destination_id = i.destination_id
+                                             and (i.tenant is null or q.tenant = i.tenant))
+                                then 'locked' else 'unknown' end
+                       when i.tenant is not null and l.tenant is distinct from i.tenant then 'unknown'
+                       when not l.accepting then 'disabled'
+                       when l.max_depth is not null and l.max_depth < i.nth + (
+                           select count(*) from (select from orderly.messages m where m.destination_id = i.destination_id
+                               and m.expires_at > at limit l.max_depth) queued) then 'full'
+                       else 'queued'
+                   end as status
+            from (select u.*, row_number() over (partition by u.destination_id order by u.n) as nth
+                  from unnest(groups, destination_ids, tenants) with ordinality as u (grp, destination_id, tenant, n)) i
+            left join locked l on l.destination_id = i.destination_id
+        ), judged as materialized (
+            select v.n, v.status, bool_and(v.status = 'queued') over (partition by v.grp) as whole from verdict v
+        ), numbered as materialized (
+            -- judged is complete, so every lock is held before the first number is drawn; in the order given.
+            select j.n, case when j.status = 'queued' and not j.whole then 'withheld' else j.status end as status,
+                   case when j.whole then nextval('orderly.message_sequence') end as sequence
+            from (select * from judged order by n) j
         )
-        select array_agg(p.sequence order by p.sequence) into sequences from put p;
-        return;
+        select array_agg(d.status order by d.n), array_agg(d.sequence order by d.n) into statuses, sequences from numbered d;
     end if;
-
-    -- A statement of its own, whose snapshot is younger than the locks: one that is older would not count what
-    -- another process committed in between, and queue more than max_depth. Bodies stay out of this: it sorts.
-    with locked as materialized (
-        select * from unnest(locked_ids, locked_tenants, locked_accepting, locked_depths)
-            as l (destination_id, tenant, accepting, max_depth)
-    ), verdict as materialized (
-        select i.n, i.grp,
-               case
-                   when l.destination_id is null then
-                       case when exists (select from orderly.queues q where q.destination_id = i.destination_id
-                                         and (i.tenant is null or q.tenant = i.tenant))
-                            then 'locked' else 'unknown' end
-                   when i.tenant is not null and l.tenant is distinct from i.tenant then 'unknown'
-                   when not l.accepting then 'disabled'
-                   when l.max_depth is not null and l.max_depth < i.nth + (
-                       select count(*) from (select from orderly.messages m where m.destination_id = i.destination_id
-                           and m.expires_at > at limit l.max_depth) queued) then 'full'
-                   else 'queued'
-               end as status
-        from (select u.*, row_number() over (partition by u.destination_id order by u.n) as nth
-              from unnest(groups, destination_ids, tenants) with ordinality as u (grp, destination_id, tenant, n)) i
-        left join locked l on l.destination_id = i.destination_id
-    ), judged as materialized (
-        select v.n, v.status, bool_and(v.status = 'queued') over (partition by v.grp) as whole from verdict v
-    ), numbered as materialized (
-        -- judged is complete, so every lock is held before the first number is drawn; in the order given.
-        select j.n, case when j.status = 'queued' and not j.whole then 'withheld' else j.status end as status,
-               case when j.whole then nextval('orderly.message_sequence') end as sequence
-        from (select * from judged order by n) j
-    )
-    select array_agg(d.status order by d.n), array_agg(d.sequence order by d.n) into statuses, sequences from numbered d;
 
     insert into orderly.messages (destination_id, sequence, created_at, expires_at, brief, content_type, headers, payload)
     select i.destination_id, i.sequence, at, at + make_interval(secs => i.ttl), i.ttl < 86400, i.content_type,
            i.headers::jsonb, i.payload
-    from unnest(destination_ids, sequences, ttls, content_types, headers, payloads)
-         as i (destination_id, sequence, ttl, content_type, headers, payload)
+    from (select unnest(destination_ids) as destination_id, unnest(sequences) as sequence, unnest(ttls) as ttl,
+                 unnest(content_types) as content_type, unnest(headers) as headers, unnest(payloads) as payload) i
     where i.sequence is not null;
 end
 $$;

@@ -1,6 +1,9 @@
 -- What does whoever holds a destination do: claim, read, acknowledge, release?
 --
 -- claims rows are written only under the destination's advisory lock, so their row locks never meet.
+--
+-- What only a worker's session calls has no settings of its own: that has them (src/store/session.rs), and setting five
+-- of them for a call costs as much as acknowledging three messages.
 
 -- An owner that has no row in workers counts as none.
 create function orderly.is_free(owner bigint, me bigint) returns boolean
@@ -27,7 +30,6 @@ $$;
 create function orderly.claim(me bigint, ids bigint[])
     returns table (destination_id bigint, verdict text, holder bigint, wait_ms bigint)
     language plpgsql
-    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = off
     as $$
 #variable_conflict use_column
 declare
@@ -156,33 +158,57 @@ $$;
 -- The outcomes of many destinations at once: one commit, on the session whose locks make it theirs (G2, G3).
 --
 -- kind: d delivered; r failed, to be retried; x failed, exhausted; h failed, held; e expired, not tried.
--- Items are sorted by destination, at most one each, so row locks are taken in one order; only the holder
--- deletes messages and writes claims, so they meet nobody. A crash before the commit leaves the message in
--- the queue, after it, ended. Returns how many messages it found to end.
+-- At most one each of a destination, in any order: only the holder deletes messages and writes claims, so row locks
+-- meet nobody. The first `plain` were delivered at the first try, and there is nothing else to write of them; so a
+-- failure costs no other destination more. `places`: where the rows were read, as a hint. A crash before the commit
+-- leaves the message in the queue, after it, ended. Returns how many messages it found to end.
 create function orderly.acknowledge(
     kinds text[], destination_ids bigint[], sequences bigint[], numbers integer[], statuses smallint[], errors text[],
-    durations integer[], responses bytea[], retry_ms bigint[], plain boolean, keep boolean)
+    durations integer[], responses bytea[], retry_ms bigint[], plain integer, keep boolean, places tid[] default null)
     returns bigint
     language plpgsql
-    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = off
     as $$
 #variable_conflict use_column
 declare
+    found_plain bigint := 0;
     found_count bigint;
 begin
     insert into orderly.attempts (destination_id, sequence, number, at, delivered, status_code, error, duration_ms, response)
-    select i.destination_id, i.sequence, i.number, clock_timestamp() - make_interval(secs => i.duration / float8 '1000'),
+    select i.destination_id, i.sequence, i.number, clock_timestamp() - i.duration * interval '1 ms',
            i.kind = 'd', i.status, i.error, i.duration, i.response
-    from unnest(kinds, destination_ids, sequences, numbers, statuses, errors, durations, responses)
-         as i (kind, destination_id, sequence, number, status, error, duration, response)
+    -- Not `from unnest(…)`, which writes all of it down first.
+    from (select unnest(kinds) as kind, unnest(destination_ids) as destination_id, unnest(sequences) as sequence,
+                 unnest(numbers) as number, unnest(statuses) as status, unnest(errors) as error,
+                 unnest(durations) as duration, unnest(responses) as response) i
     where i.kind <> 'e';
 
-    if plain and not keep then
-        -- Everything delivered at the first try: nothing else to write.
-        delete from orderly.messages m using unnest(destination_ids, sequences) as i (destination_id, sequence)
-        where m.destination_id = i.destination_id and m.sequence = i.sequence;
-        get diagnostics found_count = row_count;
-        return found_count;
+    if keep then
+        plain := 0;
+    end if;
+    if plain > 0 then
+        -- A row lies where it was read, and is looked up by its key only where somebody has rewritten the table since;
+        -- the key is asked in either case.
+        delete from orderly.messages m
+        using (select unnest(places[1:plain]) as place, unnest(destination_ids[1:plain]) as destination_id,
+                      unnest(sequences[1:plain]) as sequence) i
+        where m.ctid = i.place and m.destination_id = i.destination_id and m.sequence = i.sequence;
+        get diagnostics found_plain = row_count;
+        if found_plain < plain then
+            delete from orderly.messages m
+            using (select unnest(destination_ids[1:plain]) as destination_id, unnest(sequences[1:plain]) as sequence) i
+            where m.destination_id = i.destination_id and m.sequence = i.sequence;
+            get diagnostics found_count = row_count;
+            found_plain := found_plain + found_count;
+        end if;
+        if plain = cardinality(kinds) then
+            return found_plain;
+        end if;
+        kinds := kinds[plain + 1:];
+        destination_ids := destination_ids[plain + 1:];
+        sequences := sequences[plain + 1:];
+        numbers := numbers[plain + 1:];
+        errors := errors[plain + 1:];
+        retry_ms := retry_ms[plain + 1:];
     end if;
 
     with item as materialized (
@@ -223,7 +249,7 @@ begin
     from unnest(kinds, destination_ids, sequences, numbers, errors, retry_ms)
          as i (kind, destination_id, sequence, number, error, retry_ms)
     where c.destination_id = i.destination_id and (i.kind <> 'd' or i.number > 1);
-    return found_count;
+    return found_plain + found_count;
 end
 $$;
 

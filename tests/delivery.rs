@@ -87,6 +87,37 @@ async fn an_idle_workers_message_starts_at_once() {
     assert_eq!(worker.ended().await.code(), 0);
 }
 
+/// A worker remembers where each row lay when it was read, and deletes it there.
+#[tokio::test]
+async fn rows_that_somebody_moves_while_they_are_delivered_are_found_all_the_same() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let slow = Duration::from_secs(2);
+    let receiver = Receiver::answering(move |received| {
+        Answer::ok().after(if received.count == 3 { slow } else { Duration::ZERO })
+    })
+    .await;
+    let ids = destinations(&queue, &receiver, 2).await;
+    for n in 0..12 {
+        queue.enqueue(ids[n % 2], json!({ "n": n })).await;
+    }
+    let worker = worker(&database, &["--persistent"]).await;
+    receiver.wait_for(|received| received.iter().filter(|one| one.count == 3).count() == 2).await;
+    queue.sql("create table places as select sequence, ctid as place from orderly.messages").await;
+    queue.sql("vacuum full orderly.messages").await;
+    let moved = "select count(*) from places p join orderly.messages m using (sequence) where m.ctid <> p.place";
+    assert!(queue.number(moved, &[]).await > 0, "they were to be moved");
+    receiver.wait_for_ended(12).await;
+    queue.until_empty().await;
+    for n in 0..2 {
+        receiver.assert_in_order(&format!("/{n}"));
+    }
+    assert_eq!(receiver.received().len(), 12, "none twice");
+    assert_eq!(queue.number("select count(*) from orderly.attempts where delivered", &[]).await, 12);
+    worker.signal(Signal::INT);
+    assert_eq!(worker.ended().await.code(), 0);
+}
+
 #[tokio::test]
 async fn a_stop_finishes_what_is_in_flight_and_hands_the_rest_over() {
     let database = TestDatabase::new().await;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use orderly::store::session::READ_AHEAD;
+use orderly::store::session::{Place, READ_AHEAD};
 use serde_json::Value;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
@@ -49,15 +49,24 @@ impl Explained {
         Explained { client, plans }
     }
 
-    /// Forgets the plans so far and gives how many rows were read of each table since, by index and otherwise.
-    fn reads(&self) -> BTreeMap<String, f64> {
-        let plans = std::mem::take(&mut *self.plans.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut reads = BTreeMap::new();
-        for plan in &plans {
-            count(&plan["Plan"], &mut reads);
-        }
-        reads
+    /// Those that came since the last time.
+    fn plans(&self) -> Vec<Value> {
+        std::mem::take(&mut *self.plans.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Rows read since the last time.
+    fn reads(&self) -> BTreeMap<String, f64> {
+        read_by(&self.plans())
+    }
+}
+
+/// Rows read of each table, by index and otherwise.
+fn read_by(plans: &[Value]) -> BTreeMap<String, f64> {
+    let mut reads = BTreeMap::new();
+    for plan in plans {
+        count(&plan["Plan"], &mut reads);
+    }
+    reads
 }
 
 /// Rows a plan's scans took from each table, those it threw away included.
@@ -152,9 +161,10 @@ async fn read_no_more(destinations: i64, at_once: i64) {
     assert_reads("read-ahead", &session.reads(), at_once * 8);
 
     let heads: Vec<i64> = rows.chunks(8).map(|rows| rows[0].get(1)).collect();
+    let places: Vec<Place> = rows.chunks(8).map(|rows| rows[0].get(8)).collect();
     client
         .query(
-            "select orderly.acknowledge($1, $2, $3, $4, $5, $6, $7, $8, $9, true, false)",
+            "select orderly.acknowledge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, false, $11)",
             &[
                 &vec!["d"; ids.len()],
                 &ids,
@@ -165,11 +175,15 @@ async fn read_no_more(destinations: i64, at_once: i64) {
                 &vec![5_i32; ids.len()],
                 &vec![None::<&[u8]>; ids.len()],
                 &floors,
+                &(ids.len() as i32),
+                &places,
             ],
         )
         .await
         .unwrap();
-    assert_reads("acknowledge", &session.reads(), at_once);
+    let plans = session.plans();
+    assert!(plans.iter().any(|plan| plan.to_string().contains("Tid Scan")), "not by place: {plans:?}");
+    assert_reads("acknowledge", &read_by(&plans), at_once);
 
     client.query("select orderly.release(1, $1, $2, $2, $3, false)", &[&ids, &heads, &floors]).await.unwrap();
     assert_reads("release", &session.reads(), at_once);

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use orderly::domain::{DestinationId, Headers, NewMessage, Sequence};
 use orderly::store::Store;
 use orderly::store::enqueue::Enqueuer;
-use orderly::store::session::{Acknowledgement, Claimed, Ending, LaneStart, Release, Session};
+use orderly::store::session::{Acknowledgement, Claimed, Ending, LaneStart, Place, Release, Session};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -122,7 +122,7 @@ fn message(destination: i64, payload: Bytes) -> NewMessage {
 struct Want {
     destination: DestinationId,
     above: Sequence,
-    answer: oneshot::Sender<VecDeque<Sequence>>,
+    answer: oneshot::Sender<Vec<(Sequence, Place)>>,
 }
 
 struct Outcome {
@@ -213,16 +213,16 @@ async fn lane(lanes: Arc<Lanes>, start: LaneStart) -> Result<Release> {
         if ahead.is_empty() {
             return Ok(Release { destination: start.destination, floor, last_delivered: delivered, last_start: None });
         }
-        for sequence in ahead {
+        for (sequence, place) in ahead {
             if sequence <= floor {
                 lanes.out_of_turn.fetch_add(1, Ordering::Relaxed);
             }
             if lanes.failing > 0 && sequence.0.unsigned_abs().is_multiple_of(lanes.failing) {
-                lanes.write(start.destination, sequence, 1, Ending::Retry { after: RETRY }).await?;
+                lanes.write(start.destination, (sequence, place), 1, Ending::Retry { after: RETRY }).await?;
                 tokio::time::sleep(RETRY).await;
-                lanes.write(start.destination, sequence, 2, Ending::Delivered).await?;
+                lanes.write(start.destination, (sequence, place), 2, Ending::Delivered).await?;
             } else {
-                lanes.write(start.destination, sequence, 1, Ending::Delivered).await?;
+                lanes.write(start.destination, (sequence, place), 1, Ending::Delivered).await?;
             }
             (floor, delivered) = (sequence, sequence);
             lanes.ended.fetch_add(1, Ordering::Relaxed);
@@ -232,11 +232,18 @@ async fn lane(lanes: Arc<Lanes>, start: LaneStart) -> Result<Release> {
 
 impl Lanes {
     /// Returns when it is committed.
-    async fn write(&self, destination: DestinationId, sequence: Sequence, number: u32, ending: Ending) -> Result<()> {
+    async fn write(
+        &self,
+        destination: DestinationId,
+        (sequence, place): (Sequence, Place),
+        number: u32,
+        ending: Ending,
+    ) -> Result<()> {
         let delivered = ending == Ending::Delivered;
         let acknowledgement = Acknowledgement {
             destination,
             sequence,
+            place,
             number,
             ending,
             status_code: Some(if delivered { 200 } else { 500 }),
@@ -256,13 +263,13 @@ async fn feed(session: Arc<Session>, mut wants: mpsc::UnboundedReceiver<Want>) -
     let mut batch = Vec::new();
     while wants.recv_many(&mut batch, WANTS).await > 0 {
         let asked: Vec<_> = batch.iter().map(|want| (want.destination, want.above)).collect();
-        let mut answers: Vec<Vec<Sequence>> = batch.iter().map(|_| Vec::new()).collect();
+        let mut answers: Vec<Vec<(Sequence, Place)>> = batch.iter().map(|_| Vec::new()).collect();
         for row in session.read_ahead(&asked, AHEAD, BYTES).await? {
-            answers[row.want].push(row.message.sequence);
+            answers[row.want].push((row.message.sequence, row.place));
         }
         for (want, mut answer) in batch.drain(..).zip(answers) {
-            answer.sort_unstable();
-            let _ = want.answer.send(answer.into());
+            answer.sort_unstable_by_key(|(sequence, _)| *sequence);
+            let _ = want.answer.send(answer);
         }
     }
     Ok(())

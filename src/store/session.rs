@@ -9,6 +9,7 @@
 
 mod hearing;
 mod lane;
+mod place;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use self::hearing::{hear_oneself, server};
 use self::lane::millis;
 pub(super) use self::lane::read_lane;
 pub use self::lane::{Acknowledgement, Claimed, Ending, HeadState, LaneStart, Read, Release};
+pub use self::place::Place;
 use super::connect::{Connector, Dedicated, ReaderGuard, Socket};
 use super::{Sealer, StoreError};
 use crate::broken::{self, Broken};
@@ -47,17 +49,18 @@ const OPEN_LIMIT: Duration = Duration::from_secs(40);
 
 pub const READ_AHEAD: &str = "
     select w.n::int, m.sequence, m.payload, m.content_type, m.headers::text, m.created_at,
-           (date_part('epoch', m.expires_at - clock_timestamp()) * 1000)::bigint, m.replay_of
+           (date_part('epoch', m.expires_at - clock_timestamp()) * 1000)::bigint, m.replay_of, m.place
     from unnest($1::bigint[], $2::bigint[]) with ordinality as w (destination_id, above, n)
     cross join lateral (
         select * from (
-            select f.*, sum(octet_length(f.payload)) over (order by f.sequence) - octet_length(f.payload) as before
-            from (select * from orderly.messages q
+            select f.*, sum(octet_length(f.payload)) over (order by f.sequence rows between unbounded preceding and 1 preceding)
+                        as before
+            from (select q.ctid as place, q.* from orderly.messages q
                   where q.destination_id = w.destination_id and q.sequence > w.above order by q.sequence limit $3) f
-        ) r where r.before < $4
+        ) r where coalesce(r.before, 0) < $4
     ) m";
 
-const ACKNOWLEDGE: &str = "select orderly.acknowledge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const ACKNOWLEDGE: &str = "select orderly.acknowledge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
 pub struct Session {
     pub me: WorkerId,
@@ -287,9 +290,14 @@ impl Session {
         rows.first().map(|row| read_lane(&self.sealer, row)).transpose()
     }
 
-    /// One commit for all of them, sorted by destination, at most one each. `keep` keeps what was delivered.
-    /// Without `details` the receiver's answers and error texts are left out.
+    /// One commit for all of them, at most one of a destination. `keep` keeps what was delivered. Without `details` the
+    /// receiver's answers and error texts are left out.
     pub async fn acknowledge(&self, items: &[Acknowledgement], keep: bool, details: bool) -> Result<(), StoreError> {
+        // The plain ones first.
+        let mut items: Vec<&Acknowledgement> = items.iter().collect();
+        items.sort_by_key(|item| !item.is_plain());
+        let plain = items.partition_point(|item| item.is_plain());
+        let plain = i32::try_from(plain).unwrap_or(0);
         let kinds: Vec<&str> = items
             .iter()
             .map(|item| match item.ending {
@@ -317,7 +325,7 @@ impl Session {
                 Ending::Delivered | Ending::Exhausted | Ending::Held | Ending::Expired => 0,
             })
             .collect();
-        let plain = items.iter().all(Acknowledgement::is_plain);
+        let places: Vec<Place> = items.iter().map(|item| item.place).collect();
         let acknowledging = if broken::is(Broken::PoolAcknowledges) { &self.aide } else { &self.client };
         let row = self
             .timed(acknowledging.query_one(
@@ -334,6 +342,7 @@ impl Session {
                     &retries,
                     &plain,
                     &keep,
+                    &places,
                 ],
             ))
             .await?;
@@ -436,6 +445,7 @@ impl Session {
                         replay_of: row.get::<_, Option<i64>>(7).map(Sequence),
                     },
                     expires_in_ms: row.get(6),
+                    place: row.get(8),
                 })
             })
             .collect()

@@ -42,6 +42,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// Before a request is made ready: its gate, which looks at the socket too, would find too old an answer.
+    pub async fn ensure_answered(&self) -> Result<(), Lost> {
+        if self.session.stale_ms() < FRESH_MS { Ok(()) } else { self.ensure_fresh().await }
+    }
+
     /// The session lives and its locks are held, as far as can be known: it answered a question that was
     /// asked less than [`FRESH_MS`] ago and its socket shows no end. Else it is asked.
     pub async fn ensure_fresh(&self) -> Result<(), Lost> {
@@ -55,7 +60,7 @@ impl Context {
         if self.session.stale_ms() < FRESH_MS {
             return Ok(());
         }
-        match tokio::time::timeout(Duration::from_secs(5), self.session.ask_alive()).await {
+        match Box::pin(tokio::time::timeout(Duration::from_secs(5), self.session.ask_alive())).await {
             Ok(Ok(())) if !self.session.socket.hung_up() && self.session.stale_ms() < FRESH_MS => Ok(()),
             _ => {
                 self.lost.cancel();

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Lost;
 use crate::domain::{DestinationId, Message, Sequence};
-use crate::store::session::Session;
+use crate::store::session::{Place, Session};
 
 /// Messages a lane reads ahead, at most.
 const MESSAGES: i64 = 32;
@@ -22,6 +22,7 @@ const WANTS: usize = 256;
 pub struct Ahead {
     pub message: Message,
     pub expires_at: Instant,
+    pub place: Place,
 }
 
 /// The oldest messages of a queue above a sequence.
@@ -61,7 +62,7 @@ impl Feed {
                 let mut answers: Vec<Vec<Ahead>> = batch.iter().map(|_| Vec::new()).collect();
                 for row in read {
                     let left = std::time::Duration::from_millis(row.expires_in_ms.max(0).unsigned_abs());
-                    answers[row.want].push(Ahead { message: row.message, expires_at: now + left });
+                    answers[row.want].push(Ahead { message: row.message, expires_at: now + left, place: row.place });
                 }
                 for (want, mut messages) in batch.drain(..).zip(answers) {
                     // The join promises no order between rows.

@@ -109,7 +109,8 @@ impl Lane {
     }
 
     /// Ends only between two requests, or when the session is lost (then it is dropped).
-    pub async fn run(mut self) -> Ended {
+    /// Boxed, since a future that takes its lane over keeps it twice.
+    pub async fn run(mut self: Box<Self>) -> Ended {
         let end = match self.serve().await {
             Ok(end) => end,
             Err(Lost) => End::Lost,
@@ -211,7 +212,7 @@ impl Lane {
             }
             // Never given back: what a release would write is written, for whoever comes after a crash.
             if self.checkpointed.replace(self.floor) != Some(self.floor) {
-                self.context.checkpoint(self.release()).await;
+                Box::pin(self.context.checkpoint(self.release())).await;
             }
             // Without end it would wait for a bell that died with an API process, and the sweep leaves alone what a
             // living worker owns (G7).
@@ -250,7 +251,7 @@ impl Lane {
             // Came while it waited for its turn.
             return Ok(None);
         }
-        context.ensure_fresh().await?;
+        context.ensure_answered().await?;
         let Some(head) = self.ahead.pop_front() else { return Ok(None) };
         let sequence = head.message.sequence;
         let number =
@@ -347,6 +348,7 @@ impl Lane {
         let acknowledgement = Acknowledgement {
             destination: self.destination,
             sequence,
+            place: head.place,
             number,
             ending,
             status_code: outcome.status_code,
@@ -379,7 +381,7 @@ impl Lane {
                 destination.id = self.destination.0,
                 "the receiver answered 410: the destination is disabled"
             );
-            return self.disable(sequence).await.map(Some);
+            return Box::pin(self.disable(sequence)).await.map(Some);
         }
         Ok(None)
     }
@@ -411,6 +413,7 @@ impl Lane {
         let acknowledgement = Acknowledgement {
             destination: self.destination,
             sequence,
+            place: head.place,
             number: attempts,
             ending: Ending::Expired,
             status_code: None,

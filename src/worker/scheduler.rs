@@ -375,6 +375,7 @@ impl Scheduler {
 
     fn spawn_lane(&mut self, lane: Lane, id: DestinationId, handle: Arc<Handle>) {
         self.slots.insert(id, Slot::Serving { handle: handle.clone(), since: Instant::now() });
+        let lane = Box::new(lane);
         self.lanes.spawn(async move { (lane.run().await, handle) });
     }
 

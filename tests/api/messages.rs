@@ -188,7 +188,7 @@ async fn a_message_shows_where_it_is_in_its_life() {
 
     // Delivered at the third try; the next one was skipped.
     let sql = "select orderly.acknowledge(array['d'], array[ID]::bigint[], array[SEQ]::bigint[], array[3], array[200]::smallint[],
-        array[null]::text[], array[12], array['\\x6f6b']::bytea[], array[null]::bigint[], false, false)";
+        array[null]::text[], array[12], array['\\x6f6b']::bytea[], array[null]::bigint[], 0, false)";
     site.sql(&sql.replace("ID", &id.to_string()).replace("SEQ", &sequence(0))).await;
     site.sql("delete from orderly.workers; update orderly.claims set owner = null").await;
     site.poke(&format!("/v1/destinations/{id}/skip")).await.expect(200);

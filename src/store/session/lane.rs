@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 use url::Url;
 
+use super::place::Place;
 use crate::domain::{
     DestinationId, DestinationState, Headers, HmacSecret, Message, OnExhausted, Policy, RetryPolicy, Sequence, WorkerId,
 };
@@ -79,6 +80,7 @@ pub struct Read {
     pub message: Message,
     /// Negative: it has expired.
     pub expires_in_ms: i64,
+    pub place: Place,
 }
 
 /// The end of one try, or of a message that was not tried.
@@ -86,6 +88,8 @@ pub struct Read {
 pub struct Acknowledgement {
     pub destination: DestinationId,
     pub sequence: Sequence,
+    /// Where it was read.
+    pub place: Place,
     pub number: u32,
     pub ending: Ending,
     pub status_code: Option<u16>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::{End, Lane, UNREADABLE_PAUSE};
@@ -19,7 +20,13 @@ enum Asked {
 impl Lane {
     /// Does what clients ask of the holder, and reads anew what that may have changed: what was read ahead
     /// may be gone.
-    pub(super) async fn answer_requests(&mut self, in_flight: Option<Sequence>) -> Result<Option<End>, Lost> {
+    ///
+    /// Boxed, as all of a lane is that happens seldom: each of ten thousand lanes had room for it.
+    pub(super) fn answer_requests(&mut self, in_flight: Option<Sequence>) -> BoxFuture<'_, Result<Option<End>, Lost>> {
+        Box::pin(self.answer_all(in_flight))
+    }
+
+    async fn answer_all(&mut self, in_flight: Option<Sequence>) -> Result<Option<End>, Lost> {
         let context = self.context.clone();
         let session = &context.session;
         for (request, kind) in session.pending_requests(self.destination).await? {
