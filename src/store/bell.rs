@@ -4,22 +4,31 @@
 //! next one. A bell is a hint: if this process dies before it rang, the sweep finds the message.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::pool::{Lent, PATIENCE};
 use super::{Store, StoreError};
 
 /// From one bell to the next: under load it then tells of several transactions; a lone message's is at once.
 const SPACING: Duration = Duration::from_millis(2);
+/// Where bells take long, since the cores are busy or the host is far, they take a fifth of the time at most, …
+const PAUSE_FOR_EACH: u32 = 4;
+/// … but nobody waits for longer than this.
+const LONGEST_SPACING: Duration = Duration::from_millis(10);
 
 /// The pauses of [`Bell::ring_for_a_while`], doubling.
 const FIRST_AGAIN: Duration = Duration::from_secs(1);
 const LAST_AGAIN: Duration = Duration::from_secs(32);
+
+const RING: &str = "select orderly.ring($1)";
 
 /// Postgres refuses a payload of 8,000 bytes and more.
 const MAX_PAYLOAD: usize = 7_900;
@@ -35,11 +44,20 @@ struct Shared {
     pending: Mutex<BTreeSet<i64>>,
     wake: Notify,
     ringer: TaskTracker,
+    /// When the last bell was begun, in milliseconds since `started`.
+    begun_ms: AtomicU64,
+    started: Instant,
 }
 
 impl Bell {
     pub fn start(store: Store, stop: CancellationToken) -> Bell {
-        let shared = Arc::new(Shared { pending: Mutex::default(), wake: Notify::new(), ringer: TaskTracker::new() });
+        let shared = Arc::new(Shared {
+            pending: Mutex::default(),
+            wake: Notify::new(),
+            ringer: TaskTracker::new(),
+            begun_ms: AtomicU64::new(0),
+            started: Instant::now(),
+        });
         shared.ringer.spawn(ring_on(shared.clone(), store, stop));
         shared.ringer.close();
         Bell(shared)
@@ -48,6 +66,27 @@ impl Bell {
     pub fn ring(&self, destinations: impl IntoIterator<Item = i64>) {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(destinations);
         self.0.wake.notify_one();
+    }
+
+    /// Whether there was no bell for a while: then one behind the statement that queues, on its connection
+    /// ([`Bell::ring_behind`]), is sooner than one after its answer. Not under load, where each tells of many.
+    pub fn take_turn(&self) -> bool {
+        let now = self.0.age_ms();
+        let quiet = |begun: u64| (now.saturating_sub(begun) > LONGEST_SPACING.as_millis() as u64).then_some(now);
+        self.0.begun_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, quiet).is_ok()
+    }
+
+    /// Of a statement that turns out to have queued nothing it is a bell too many.
+    pub fn ring_behind(&self, connection: Arc<Lent>, destinations: Vec<i64>) {
+        let bell = self.clone();
+        self.0.ringer.spawn(async move {
+            let until = Instant::now() + PATIENCE;
+            for payload in payloads('b', &destinations) {
+                if connection.query(until, RING, &[(&payload, Type::TEXT)]).await.is_err() {
+                    return bell.ring(destinations);
+                }
+            }
+        });
     }
 
     /// For what may be committed later, by a statement that nobody waits for any more: now, and for a minute again.
@@ -70,6 +109,12 @@ impl Bell {
     }
 }
 
+impl Shared {
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
     let mut pause = SPACING;
     loop {
@@ -78,8 +123,10 @@ async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
             () = stop.cancelled() => true,
         };
         let ids = std::mem::take(&mut *shared.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        let begun = Instant::now();
+        shared.begun_ms.store(shared.age_ms(), Ordering::Relaxed);
         match ring_all(&store, &ids).await {
-            Ok(()) => pause = SPACING,
+            Ok(()) => pause = (begun.elapsed() * PAUSE_FOR_EACH).clamp(SPACING, LONGEST_SPACING),
             Err(error) => {
                 pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
                 tracing::warn!(error = super::connect::chain(&error), "the bell could not be rung; it will be");
@@ -101,7 +148,7 @@ async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
 
 async fn ring_all(store: &Store, ids: &BTreeSet<i64>) -> Result<(), StoreError> {
     for payload in payloads('b', ids) {
-        store.query("select orderly.ring($1)", &[(&payload, Type::TEXT)]).await?;
+        store.query(RING, &[(&payload, Type::TEXT)]).await?;
     }
     Ok(())
 }

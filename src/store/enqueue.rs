@@ -17,6 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -27,6 +28,7 @@ use self::line::Line;
 use self::once::Twins;
 use self::verdict::{Item, Verdict, judge};
 use super::bell::Bell;
+use super::pool::Parameter;
 use super::{Store, StoreError};
 use crate::broken::{self, Broken};
 use crate::domain::{DestinationId, MessageId, NewMessage};
@@ -38,6 +40,7 @@ const BACKLOG: usize = 4_096;
 /// So long a request waits for its answer. One that arrived behind a transaction that hangs would otherwise
 /// wait for that one and then for its own.
 const ANSWER_WITHIN: Duration = Duration::from_millis(4_700);
+
 /// A message with its place.
 #[derive(Debug, Clone)]
 pub struct Queued {
@@ -120,19 +123,18 @@ impl Enqueuer {
     /// All of the messages or none, in their order. `tenant`: only its destinations are known.
     pub async fn enqueue(&self, tenant: Option<&str>, messages: Vec<NewMessage>) -> Answer {
         let (post, answered) = Post::new(tenant, None, messages);
-        in_time(post.since, async {
-            self.posts.send(post).await.map_err(|_| stopping())?;
-            answered.await.map_err(|_| stopping())?
-        })
-        .await
+        let until = post.since + ANSWER_WITHIN;
+        // Two waits with one end, since a wait keeps room for all it waits for, in each request under way.
+        timeout_at(until, self.posts.send(post)).await.map_err(too_late)?.map_err(|_| stopping())?;
+        timeout_at(until, answered).await.map_err(too_late)?.map_err(|_| stopping())?
     }
 
     /// The same under an idempotency key: within 24 hours the same key and body get the first answer again.
     pub async fn enqueue_once(&self, tenant: Option<&str>, key: IdempotencyKey, messages: Vec<NewMessage>) -> Answer {
         let (post, answered) = Post::new(tenant, Some(key), messages);
-        let since = post.since;
+        let until = post.since + ANSWER_WITHIN;
         self.writer.begin_once(post);
-        in_time(since, async { answered.await.map_err(|_| stopping())? }).await
+        timeout_at(until, answered).await.map_err(too_late)?.map_err(|_| stopping())?
     }
 
     /// After the token given at the start: returns when the last bell has been rung. Without it a process
@@ -156,11 +158,8 @@ fn stopping() -> EnqueueError {
     EnqueueError::Store(StoreError::Unreachable("the process is stopping".into()))
 }
 
-async fn in_time(since: Instant, ending: impl Future<Output = Answer>) -> Answer {
-    match timeout_at(since + ANSWER_WITHIN, ending).await {
-        Ok(ended) => ended,
-        Err(elapsed) => Err(StoreError::Unreachable(Box::new(elapsed)).into()),
-    }
+fn too_late(elapsed: Elapsed) -> EnqueueError {
+    StoreError::Unreachable(Box::new(elapsed)).into()
 }
 
 /// The writers' loop: each transaction takes all that came meanwhile.
@@ -246,7 +245,6 @@ impl Writer {
         let judged = self.transact(posts, apart.and_then(Apart::wait_for), &mut rung).await;
         // Before the answers: a process that ends once it has them waits for the bells that are pending then.
         if !rung.is_empty() && !broken::is(Broken::BellBeforeCommit) {
-            self.accepted.fetch_add(rung.len() as u64, Ordering::Relaxed);
             self.bell.ring(rung);
         }
         for (post, verdict) in judged {
@@ -261,7 +259,7 @@ impl Writer {
 
     async fn transact(&self, posts: Vec<Post>, wait_for: Option<i64>, rung: &mut Vec<i64>) -> Vec<(Post, Verdict)> {
         match self.insert(&posts, wait_for).await {
-            Ok(row) => {
+            Ok((row, rings)) => {
                 let statuses: Option<Vec<&str>> = row.get(0);
                 let sequences: Vec<Option<i64>> = row.get(1);
                 let at: DateTime<Utc> = row.get(2);
@@ -278,7 +276,10 @@ impl Writer {
                     });
                     let verdict = judge(&post.messages, items);
                     if matches!(verdict, Verdict::Ended(Ok(_))) {
-                        rung.extend(post.messages.iter().map(|message| message.destination.0));
+                        self.accepted.fetch_add(post.messages.len() as u64, Ordering::Relaxed);
+                        if !rings {
+                            rung.extend(post.destinations());
+                        }
                     }
                     judged.push((post, verdict));
                 }
@@ -320,7 +321,8 @@ impl Writer {
         }
     }
 
-    async fn insert(&self, posts: &[Post], wait_for: Option<i64>) -> Result<Row, StoreError> {
+    /// The function's one row, and whether the bell is rung with it.
+    async fn insert(&self, posts: &[Post], wait_for: Option<i64>) -> Result<(Row, bool), StoreError> {
         let columns = Columns::of(posts.iter().map(|post| post.messages.as_slice()));
         let tenants: Vec<Option<&str>> =
             posts.iter().flat_map(|post| std::iter::repeat_n(post.tenant.as_deref(), post.messages.len())).collect();
@@ -333,25 +335,28 @@ impl Writer {
         wanted.dedup_by_key(|(destination, _)| *destination);
         let (wanted, owners): (Vec<i64>, Vec<Option<&str>>) = wanted.into_iter().unzip();
         let owners = Some(owners).filter(|_| agree);
-        let rows = self
-            .store
-            .query(
-                "select statuses, sequences, at from orderly.enqueue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                &[
-                    (&columns.groups, Type::INT4_ARRAY),
-                    (&columns.destinations, Type::INT8_ARRAY),
-                    (&tenants, Type::TEXT_ARRAY),
-                    (&columns.payloads, Type::BYTEA_ARRAY),
-                    (&columns.content_types, Type::TEXT_ARRAY),
-                    (&columns.headers, Type::TEXT_ARRAY),
-                    (&columns.ttls, Type::INT4_ARRAY),
-                    (&wanted, Type::INT8_ARRAY),
-                    (&owners, Type::TEXT_ARRAY),
-                    (&wait_for, Type::INT8),
-                ],
-            )
-            .await?;
-        rows.into_iter().next().ok_or_else(|| StoreError::Corrupt("enqueue answered nothing".to_owned()))
+        let sql = "select statuses, sequences, at from orderly.enqueue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        let parameters: [Parameter<'_>; 10] = [
+            (&columns.groups, Type::INT4_ARRAY),
+            (&columns.destinations, Type::INT8_ARRAY),
+            (&tenants, Type::TEXT_ARRAY),
+            (&columns.payloads, Type::BYTEA_ARRAY),
+            (&columns.content_types, Type::TEXT_ARRAY),
+            (&columns.headers, Type::TEXT_ARRAY),
+            (&columns.ttls, Type::INT4_ARRAY),
+            (&wanted, Type::INT8_ARRAY),
+            (&owners, Type::TEXT_ARRAY),
+            (&wait_for, Type::INT8),
+        ];
+        let rings = wait_for.is_none() && !broken::is(Broken::BellBeforeCommit) && self.bell.take_turn();
+        let rows = if rings {
+            let ring = |connection| self.bell.ring_behind(connection, wanted.clone());
+            self.store.query_and_then(sql, &parameters, ring).await?
+        } else {
+            self.store.query(sql, &parameters).await?
+        };
+        let row = rows.into_iter().next().ok_or_else(|| StoreError::Corrupt("enqueue answered nothing".to_owned()))?;
+        Ok((row, rings))
     }
 
     fn end(self: &Arc<Self>, post: Post, answer: Answer) {

@@ -1,7 +1,10 @@
 //! How do API processes share connections?
 
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use deadpool::Runtime;
@@ -55,7 +58,8 @@ impl Manager for Connector {
     type Error = StoreError;
 
     async fn create(&self) -> Result<Pooled, StoreError> {
-        let Dedicated { client, reader, .. } = self.dedicated().await?;
+        // Boxed: else the future of each statement had room for a log-in over TLS, 15 KB of it.
+        let Dedicated { client, reader, .. } = Box::pin(self.dedicated()).await?;
         Ok(Pooled { client, _reader: reader })
     }
 
@@ -106,19 +110,67 @@ impl Store {
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, StoreError> {
         let until = Instant::now() + limit;
-        let too_long = |elapsed: Elapsed| StoreError::Unreachable(Box::new(elapsed));
+        self.lend(until).await?.query(until, sql, parameters).await
+    }
+
+    async fn lend(&self, until: Instant) -> Result<Lent, StoreError> {
         let client = timeout_at(until, self.client()).await.map_err(too_long)??;
-        match timeout_at(until, client.query_typed(sql, parameters)).await {
-            Ok(rows) => Ok(rows?),
-            Err(elapsed) => {
-                drop(Object::take(client));
-                Err(too_long(elapsed))
-            }
+        Ok(Lent { client: Some(client), given_up: AtomicBool::new(false) })
+    }
+
+    /// [`Store::query`], and right behind it whatever `then` says on the same connection, in transactions of its own: that
+    /// is sent before the first is answered, so that nothing but the server lies between them.
+    pub(crate) async fn query_and_then(
+        &self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+        then: impl FnOnce(Arc<Lent>),
+    ) -> Result<Vec<Row>, StoreError> {
+        let until = Instant::now() + PATIENCE;
+        let lent = Arc::new(self.lend(until).await?);
+        let mut first = pin!(lent.query(until, sql, parameters));
+        // The first poll sends it.
+        let answered = futures_util::poll!(first.as_mut());
+        then(lent.clone());
+        match answered {
+            Poll::Ready(rows) => rows,
+            Poll::Pending => first.await,
         }
     }
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.query("select 1", &[]).await.map(drop)
+    }
+}
+
+fn too_long(elapsed: Elapsed) -> StoreError {
+    StoreError::Unreachable(Box::new(elapsed))
+}
+
+/// A connection of the pool's: goes back, or is given up when a statement took too long, once nobody has it any more.
+pub(crate) struct Lent {
+    client: Option<Object>,
+    given_up: AtomicBool,
+}
+
+impl Lent {
+    pub async fn query(&self, until: Instant, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
+        let Some(client) = &self.client else { return Ok(Vec::new()) };
+        match timeout_at(until, client.query_typed(sql, parameters)).await {
+            Ok(rows) => Ok(rows?),
+            Err(elapsed) => {
+                self.given_up.store(true, Ordering::Relaxed);
+                Err(too_long(elapsed))
+            }
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take().filter(|_| self.given_up.load(Ordering::Relaxed)) {
+            drop(Object::take(client));
+        }
     }
 }
