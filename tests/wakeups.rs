@@ -1,8 +1,15 @@
 //! Is a bell heard whatever the worker is doing in that moment?
 
-use serde_json::json;
+use std::time::Duration;
 
-use crate::support::{Queue, Receiver, TestDatabase, worker};
+use bytes::Bytes;
+use orderly::domain::{DestinationId, Headers, NewMessage};
+use orderly::store::Store;
+use orderly::store::enqueue::Enqueuer;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{PATIENCE, Queue, Receiver, TestDatabase, worker};
 
 /// A lock of the test's own, in no tag of Orderly's.
 const GATE: i64 = 77;
@@ -46,4 +53,45 @@ async fn a_bell_rung_while_a_claim_finds_an_owner_is_not_forgotten() {
     let swept = worker.stderr().iter().any(|line| line.contains("no bell had told of"));
     assert!(!swept, "only the sweep found it: {:#?}", worker.stderr());
     drop(owner);
+}
+
+/// A bell that is sent right behind a post, before that is judged, is only for who may be expected to post there.
+#[tokio::test]
+async fn who_posts_in_vain_rings_for_nobody_and_who_posts_rings_each_time() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let (own, foreign) =
+        (queue.destination("http://127.0.0.1:9/").await, queue.destination("http://127.0.0.1:9/").await);
+    queue.sql(&format!("update orderly.queues set tenant = 'me' where destination_id = {own}")).await;
+    let store = Store::open(database.url(), 2, Default::default()).expect("a pool");
+    let stop = CancellationToken::new();
+    let enqueuer = Enqueuer::start(store, stop.clone());
+    let mut listener = database.connect().await;
+    listener.client.batch_execute("listen orderly").await.expect("it listens");
+    // Apart from each other: each is the first post for a while.
+    for (id, taken) in [(own, true), (foreign, false), (own, true), (foreign, false), (own, true)] {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let message = NewMessage {
+            destination: DestinationId(id),
+            payload: Bytes::from_static(b"1"),
+            content_type: "text/plain".to_owned(),
+            headers: Headers::default(),
+            ttl_seconds: 60,
+        };
+        assert_eq!(enqueuer.enqueue(Some("me"), vec![message]).await.is_ok(), taken);
+    }
+    stop.cancel();
+    enqueuer.stopped().await;
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        let bell = tokio::time::timeout(PATIENCE, listener.notifications.recv())
+            .await
+            .expect("a bell for each that was taken");
+        heard.push(bell.expect("the connection lives").1);
+    }
+    listener.client.simple_query("select 1").await.expect("it lives");
+    while let Ok((_, more)) = listener.notifications.try_recv() {
+        heard.push(more);
+    }
+    assert_eq!(heard, vec![format!("b{own}"); 3]);
 }

@@ -4,11 +4,13 @@
 //! futures are moved about as there are layers.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use poem::endpoint::{BoxEndpoint, DynEndpoint};
 use poem::error::MethodNotAllowedError;
-use poem::http::HeaderValue;
+use poem::http::{HeaderValue, StatusCode};
 use poem::{Endpoint, Request, Response};
 use poem_openapi::OpenApi;
 
@@ -92,13 +94,18 @@ impl Endpoint for Front {
         } else {
             &self.rest
         };
-        let error = match DynEndpoint::call(endpoint.as_ref(), request).await {
-            Ok(response) => return Ok(response),
-            Err(error) => error,
+        let error = match AssertUnwindSafe(DynEndpoint::call(endpoint.as_ref(), request)).catch_unwind().await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                tracing::error!("a handler panicked");
+                let problem =
+                    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what");
+                return Ok(into_problem(problem.into()));
+            }
         };
         if error.is::<MethodNotAllowedError>() {
-            let mut problem =
-                Problem::new(poem::http::StatusCode::METHOD_NOT_ALLOWED, "this address does not take that method");
+            let mut problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take that method");
             if let Some(methods) = self.addresses.methods_at(uri.path()) {
                 problem = problem.with_allow(methods);
             }

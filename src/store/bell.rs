@@ -1,10 +1,11 @@
 //! How do workers hear of what was committed?
 //!
 //! Outside the transaction that queued: at most one NOTIFY in flight, what comes meanwhile goes into the
-//! next one. A bell is a hint: if this process dies before it rang, the sweep finds the message.
+//! next one; beside it at most one right behind a statement that queues, when there was none for a while. A bell is a
+//! hint: if this process dies before it rang, the sweep finds the message.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::pool::{Lent, PATIENCE};
 use super::{Store, StoreError};
 
-/// From one bell to the next: under load it then tells of several transactions; a lone message's is at once.
+/// From one bell to the next, at least: under load it then tells of several transactions; a lone message's is at once.
 const SPACING: Duration = Duration::from_millis(2);
 /// Where bells take long, since the cores are busy or the host is far, they take a fifth of the time at most, …
 const PAUSE_FOR_EACH: u32 = 4;
@@ -46,6 +47,10 @@ struct Shared {
     ringer: TaskTracker,
     /// When the last bell was begun, in milliseconds since `started`.
     begun_ms: AtomicU64,
+    /// One is under way behind a statement, and has not been answered.
+    behind: AtomicBool,
+    /// The last one that was rung by itself failed, or has not been answered.
+    doubtful: AtomicBool,
     started: Instant,
 }
 
@@ -56,6 +61,8 @@ impl Bell {
             wake: Notify::new(),
             ringer: TaskTracker::new(),
             begun_ms: AtomicU64::new(0),
+            behind: AtomicBool::new(false),
+            doubtful: AtomicBool::new(false),
             started: Instant::now(),
         });
         shared.ringer.spawn(ring_on(shared.clone(), store, stop));
@@ -68,25 +75,18 @@ impl Bell {
         self.0.wake.notify_one();
     }
 
-    /// Whether there was no bell for a while: then one behind the statement that queues, on its connection
-    /// ([`Bell::ring_behind`]), is sooner than one after its answer. Not under load, where each tells of many.
-    pub fn take_turn(&self) -> bool {
-        let now = self.0.age_ms();
-        let quiet = |begun: u64| (now.saturating_sub(begun) > LONGEST_SPACING.as_millis() as u64).then_some(now);
-        self.0.begun_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, quiet).is_ok()
-    }
-
-    /// Of a statement that turns out to have queued nothing it is a bell too many.
-    pub fn ring_behind(&self, connection: Arc<Lent>, destinations: Vec<i64>) {
-        let bell = self.clone();
-        self.0.ringer.spawn(async move {
-            let until = Instant::now() + PATIENCE;
-            for payload in payloads('b', &destinations) {
-                if connection.query(until, RING, &[(&payload, Type::TEXT)]).await.is_err() {
-                    return bell.ring(destinations);
-                }
-            }
-        });
+    /// The turn to ring behind the statement that queues, on its connection: sooner than after its answer. Only when there
+    /// was no bell for a while (under load each tells of many) and none is in doubt: where NOTIFY hangs, only one
+    /// connection may hang with it.
+    pub fn take_turn(&self) -> Option<Turn> {
+        let shared = &self.0;
+        let now = shared.age_ms();
+        let quiet = now.saturating_sub(shared.begun_ms.load(Ordering::Relaxed)) > LONGEST_SPACING.as_millis() as u64;
+        if !quiet || shared.doubtful.load(Ordering::Relaxed) || shared.behind.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        shared.begun_ms.store(now, Ordering::Relaxed);
+        Some(Turn(self.clone()))
     }
 
     /// For what may be committed later, by a statement that nobody waits for any more: now, and for a minute again.
@@ -115,6 +115,29 @@ impl Shared {
     }
 }
 
+/// The right to ring behind a statement; another one may when this is gone.
+pub struct Turn(Bell);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.0.behind.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Turn {
+    pub fn ring(self, connection: Arc<Lent>, destinations: Vec<i64>) {
+        let ringer = self.0.0.ringer.clone();
+        ringer.spawn(async move {
+            let until = Instant::now() + PATIENCE;
+            for payload in payloads('b', &destinations) {
+                if connection.query(until, RING, &[(&payload, Type::TEXT)]).await.is_err() {
+                    return self.0.ring(destinations);
+                }
+            }
+        });
+    }
+}
+
 async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
     let mut pause = SPACING;
     loop {
@@ -125,7 +148,10 @@ async fn ring_on(shared: Arc<Shared>, store: Store, stop: CancellationToken) {
         let ids = std::mem::take(&mut *shared.pending.lock().unwrap_or_else(PoisonError::into_inner));
         let begun = Instant::now();
         shared.begun_ms.store(shared.age_ms(), Ordering::Relaxed);
-        match ring_all(&store, &ids).await {
+        shared.doubtful.store(true, Ordering::Relaxed);
+        let rung = ring_all(&store, &ids).await;
+        shared.doubtful.store(rung.is_err(), Ordering::Relaxed);
+        match rung {
             Ok(()) => pause = (begun.elapsed() * PAUSE_FOR_EACH).clamp(SPACING, LONGEST_SPACING),
             Err(error) => {
                 pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));

@@ -9,8 +9,9 @@ mod line;
 mod once;
 mod verdict;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -37,6 +38,8 @@ use crate::domain::{DestinationId, MessageId, NewMessage};
 const WRITERS: usize = 2;
 /// Requests that wait for a writer; past it, posting waits.
 const BACKLOG: usize = 4_096;
+/// Destinations that are remembered as taking posts.
+const KNOWN: usize = 10_000;
 /// So long a request waits for its answer. One that arrived behind a transaction that hangs would otherwise
 /// wait for that one and then for its own.
 const ANSWER_WITHIN: Duration = Duration::from_millis(4_700);
@@ -102,6 +105,8 @@ struct Writer {
     bell: Bell,
     twins: Twins,
     room: WaitingRoom,
+    /// Destinations that took the last post, and for which tenant.
+    known: Mutex<HashMap<i64, Option<String>>>,
 }
 
 impl Enqueuer {
@@ -113,6 +118,7 @@ impl Enqueuer {
             bell,
             twins: Twins::default(),
             room: WaitingRoom::default(),
+            known: Mutex::default(),
             accepted: AtomicU64::new(0),
         });
         let (posts, incoming) = mpsc::channel(64);
@@ -275,7 +281,9 @@ impl Writer {
                         expires_at: Some(at + TimeDelta::seconds(message.ttl_seconds.into())),
                     });
                     let verdict = judge(&post.messages, items);
-                    if matches!(verdict, Verdict::Ended(Ok(_))) {
+                    let taken = matches!(verdict, Verdict::Ended(Ok(_)));
+                    self.remember(&post, taken);
+                    if taken {
                         self.accepted.fetch_add(post.messages.len() as u64, Ordering::Relaxed);
                         if !rings {
                             rung.extend(post.destinations());
@@ -348,15 +356,43 @@ impl Writer {
             (&owners, Type::TEXT_ARRAY),
             (&wait_for, Type::INT8),
         ];
-        let rings = wait_for.is_none() && !broken::is(Broken::BellBeforeCommit) && self.bell.take_turn();
-        let rows = if rings {
-            let ring = |connection| self.bell.ring_behind(connection, wanted.clone());
-            self.store.query_and_then(sql, &parameters, ring).await?
-        } else {
-            self.store.query(sql, &parameters).await?
+        let turn =
+            if wait_for.is_some() || broken::is(Broken::BellBeforeCommit) { None } else { self.bell.take_turn() };
+        let turn = turn.filter(|_| self.knows_all(posts));
+        let rings = turn.is_some();
+        let rows = match turn {
+            Some(turn) => {
+                let ring = |connection| turn.ring(connection, wanted.clone());
+                self.store.query_and_then(sql, &parameters, ring).await?
+            }
+            None => self.store.query(sql, &parameters).await?,
         };
         let row = rows.into_iter().next().ok_or_else(|| StoreError::Corrupt("enqueue answered nothing".to_owned()))?;
         Ok((row, rings))
+    }
+
+    /// Whether each of them may be expected to be taken: else whoever names queues that are not theirs, or full, would
+    /// ring for them.
+    fn knows_all(&self, posts: &[Post]) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        posts
+            .iter()
+            .all(|post| post.destinations().all(|id| known.get(&id).is_some_and(|tenant| *tenant == post.tenant)))
+    }
+
+    /// What came of a post, for the next ones to the same destinations.
+    fn remember(&self, post: &Post, taken: bool) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in post.destinations() {
+            if !taken {
+                known.remove(&id);
+            } else if known.get(&id).is_none_or(|tenant| *tenant != post.tenant) {
+                if known.len() >= KNOWN {
+                    known.clear();
+                }
+                known.insert(id, post.tenant.clone());
+            }
+        }
     }
 
     fn end(self: &Arc<Self>, post: Post, answer: Answer) {

@@ -31,7 +31,7 @@ impl Acknowledger {
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(BATCH);
             while items.recv_many(&mut batch, BATCH).await > 0 {
-                // One order for all row locks; a lane has at most one outcome under way.
+                // Neighbours in the index of the log come one after the other; a lane has at most one outcome under way.
                 batch.sort_by_key(|item| item.acknowledgement.destination);
                 let (outcomes, waiting): (Vec<_>, Vec<_>) =
                     batch.drain(..).map(|item| (item.acknowledgement, item.committed)).unzip();

@@ -63,8 +63,6 @@ impl<E: Endpoint> Site<E> {
         http1.max_header_size(limits.max_header_bytes as usize);
         // What each connection that sends a large body keeps beside it; hyper would let it grow to 400 KiB.
         http1.max_buf_size(READ_BUFFER.max(limits.max_header_bytes as usize));
-        // An answer is small as a rule: copied behind its head it takes a simpler call of the system's.
-        http1.writev(false);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
