@@ -38,6 +38,9 @@ use crate::domain::{DestinationId, MessageId, NewMessage};
 const WRITERS: usize = 2;
 /// Requests that wait for a writer; past it, posting waits.
 const BACKLOG: usize = 4_096;
+/// What is larger takes so long that its bell need not hurry, and its connection, which keeps room for what was the
+/// largest, is better free again soon.
+const SMALL: usize = 64 << 10;
 /// Destinations that are remembered as taking posts.
 const KNOWN: usize = 10_000;
 /// So long a request waits for its answer. One that arrived behind a transaction that hangs would otherwise
@@ -356,9 +359,12 @@ impl Writer {
             (&owners, Type::TEXT_ARRAY),
             (&wait_for, Type::INT8),
         ];
-        let turn =
-            if wait_for.is_some() || broken::is(Broken::BellBeforeCommit) { None } else { self.bell.take_turn() };
-        let turn = turn.filter(|_| self.knows_all(posts));
+        let small = posts.iter().map(Post::bytes).sum::<usize>() <= SMALL;
+        let turn = if wait_for.is_none() && small && !broken::is(Broken::BellBeforeCommit) {
+            self.bell.take_turn().filter(|_| self.knows_all(posts))
+        } else {
+            None
+        };
         let rings = turn.is_some();
         let rows = match turn {
             Some(turn) => {
