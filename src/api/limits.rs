@@ -44,7 +44,7 @@ impl TooMany {
     }
 }
 
-/// [`Front`](super::front::Front) checks the rate of all; [`Caller`](super::auth::Caller), which finds this in the request's
+/// The front checks the rate of all; [`Caller`](super::auth::Caller), which finds this in the request's
 /// data, checks its tenant's.
 #[derive(Clone)]
 pub struct RateLimits(Arc<Buckets>);
