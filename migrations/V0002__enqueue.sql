@@ -87,7 +87,7 @@ $$;
 --
 -- queues is read by index alone, whatever the statistics say; with nested loops off, what is locked is joined to
 -- the items by hash: 1,000 items took 300 us each when each was compared with each, and take 12. Arrays become rows
--- in a select list: `from unnest(…)` writes all of them down first, bodies too, and an insert costs a quarter more.
+-- in a select list: `from unnest(…)` writes all of them down first, bodies too.
 create function orderly.enqueue_batch(
     groups integer[], destination_ids bigint[], tenants text[], payloads bytea[], content_types text[],
     headers text[], ttls integer[], wanted bigint[], owners text[], wait_for bigint,
@@ -105,7 +105,7 @@ declare
 begin
     at := clock_timestamp();
     perform orderly.commit_durably();
-    -- orderly.stay_fenced, written out: the call costs as much as two inserts.
+    -- orderly.stay_fenced, written out: the call costs nearly as much as an insert.
     if not exists (select from orderly.incarnation i where i.started = pg_postmaster_start_time()) then
         perform orderly.fence();
     end if;

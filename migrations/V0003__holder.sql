@@ -3,7 +3,7 @@
 -- claims rows are written only under the destination's advisory lock, so their row locks never meet.
 --
 -- What only a worker's session calls has no settings of its own: that has them (src/store/session.rs), and setting five
--- of them for a call costs as much as acknowledging three messages.
+-- of them for a call costs as much as acknowledging a message.
 
 -- An owner that has no row in workers counts as none.
 create function orderly.is_free(owner bigint, me bigint) returns boolean

@@ -5,13 +5,13 @@
 //! it delays nobody else's posts (G5).
 
 mod apart;
+mod known;
 mod line;
 mod once;
 mod verdict;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -25,6 +25,7 @@ use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
 use self::apart::{Apart, WaitingRoom};
+use self::known::Known;
 use self::line::Line;
 use self::once::Twins;
 use self::verdict::{Item, Verdict, judge};
@@ -41,8 +42,6 @@ const BACKLOG: usize = 4_096;
 /// What is larger takes so long that its bell need not hurry, and its connection, which keeps room for what was the
 /// largest, is better free again soon.
 const SMALL: usize = 64 << 10;
-/// Destinations that are remembered as taking posts.
-const KNOWN: usize = 10_000;
 /// So long a request waits for its answer. One that arrived behind a transaction that hangs would otherwise
 /// wait for that one and then for its own.
 const ANSWER_WITHIN: Duration = Duration::from_millis(4_700);
@@ -108,8 +107,7 @@ struct Writer {
     bell: Bell,
     twins: Twins,
     room: WaitingRoom,
-    /// Destinations that took the last post, and for which tenant.
-    known: Mutex<HashMap<i64, Option<String>>>,
+    known: Known,
 }
 
 impl Enqueuer {
@@ -121,7 +119,7 @@ impl Enqueuer {
             bell,
             twins: Twins::default(),
             room: WaitingRoom::default(),
-            known: Mutex::default(),
+            known: Known::default(),
             accepted: AtomicU64::new(0),
         });
         let (posts, incoming) = mpsc::channel(64);
@@ -285,7 +283,7 @@ impl Writer {
                     });
                     let verdict = judge(&post.messages, items);
                     let taken = matches!(verdict, Verdict::Ended(Ok(_)));
-                    self.remember(&post, taken);
+                    self.known.note(&post, taken);
                     if taken {
                         self.accepted.fetch_add(post.messages.len() as u64, Ordering::Relaxed);
                         if !rings {
@@ -361,7 +359,7 @@ impl Writer {
         ];
         let small = posts.iter().map(Post::bytes).sum::<usize>() <= SMALL;
         let turn = if wait_for.is_none() && small && !broken::is(Broken::BellBeforeCommit) {
-            self.bell.take_turn().filter(|_| self.knows_all(posts))
+            self.bell.take_turn().filter(|_| self.known.takes_all(posts))
         } else {
             None
         };
@@ -375,30 +373,6 @@ impl Writer {
         };
         let row = rows.into_iter().next().ok_or_else(|| StoreError::Corrupt("enqueue answered nothing".to_owned()))?;
         Ok((row, rings))
-    }
-
-    /// Whether each of them may be expected to be taken: else whoever names queues that are not theirs, or full, would
-    /// ring for them.
-    fn knows_all(&self, posts: &[Post]) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        posts
-            .iter()
-            .all(|post| post.destinations().all(|id| known.get(&id).is_some_and(|tenant| *tenant == post.tenant)))
-    }
-
-    /// What came of a post, for the next ones to the same destinations.
-    fn remember(&self, post: &Post, taken: bool) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for id in post.destinations() {
-            if !taken {
-                known.remove(&id);
-            } else if known.get(&id).is_none_or(|tenant| *tenant != post.tenant) {
-                if known.len() >= KNOWN {
-                    known.clear();
-                }
-                known.insert(id, post.tenant.clone());
-            }
-        }
     }
 
     fn end(self: &Arc<Self>, post: Post, answer: Answer) {
