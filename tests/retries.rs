@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Answer, Api, Received, Receiver, Stage, assert_chain};
+use crate::support::{Answer, Api, Queue, Received, Receiver, Stage, TestDatabase, assert_chain};
 
 /// From the end of each try to the start of the next.
 fn waits(received: &[Received]) -> Vec<Duration> {
@@ -293,4 +293,52 @@ async fn every_way_to_fail_is_named_and_counted() {
         let line = format!("orderly_tries_failed_total{{error=\"{error}\"}} 1");
         assert!(metrics.lines().any(|one| one == line), "{line} in {metrics}");
     }
+}
+
+/// One commit takes what many destinations came to: some delivered at once, and first among the arguments, some not.
+#[tokio::test]
+async fn outcomes_of_one_commit_are_each_written_to_its_own_destination() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    // In an order in which no outcome stands at the place of another's destination.
+    let kinds = ["d", "d", "r", "x", "e", "h"];
+    let (mut ids, mut sequences) = (Vec::new(), Vec::new());
+    for kind in kinds {
+        let id = queue.destination("http://127.0.0.1:9/").await;
+        sequences.push(queue.enqueue(id, json!(kind)).await);
+        ids.push(id);
+    }
+    let found = queue
+        .number(
+            "select orderly.acknowledge($1, $2, $3, array[1, 1, 3, 4, 0, 6], array[200, 200, 503, 500, null, 502]::smallint[],
+                                        array[null, null, 'later', 'never', null, 'stop'], array_fill(5, array[6]),
+                                        array_fill(null::bytea, array[6]), array[0, 0, 60000, 0, 0, 0], 2, false)",
+            &[&kinds.as_slice(), &ids, &sequences],
+        )
+        .await;
+    assert_eq!(found, 4, "all but the one to be tried again and the one that is held have ended");
+    let number = async |sql: &str, which: usize| queue.number(sql, &[&ids[which]]).await;
+    for (which, kind) in kinds.iter().enumerate() {
+        let queued = number("select count(*) from orderly.messages where destination_id = $1", which).await;
+        assert_eq!(queued, i64::from(matches!(*kind, "r" | "h")), "{kind}");
+        let tried = number("select count(*) from orderly.attempts where destination_id = $1", which).await;
+        assert_eq!(tried, i64::from(*kind != "e"), "{kind}");
+        let skipped = number("select count(*) from orderly.skips where destination_id = $1", which).await;
+        assert_eq!(skipped, i64::from(matches!(*kind, "x" | "e")), "{kind}");
+        let attempts =
+            number("select head_attempts::bigint from orderly.claims where destination_id = $1", which).await;
+        assert_eq!(attempts, [0, 0, 3, 0, 0, 6][which], "{kind}");
+        let held = number("select held::int::bigint from orderly.claims where destination_id = $1", which).await;
+        assert_eq!(held, i64::from(*kind == "h"), "{kind}");
+    }
+    let letter =
+        "select count(*) from orderly.ends where destination_id = $1 and outcome = 'exhausted' and attempts = 4
+                  and last_error = 'never'";
+    assert_eq!(number(letter, 3).await, 1);
+    let expired = "select count(*) from orderly.ends where destination_id = $1 and outcome = 'expired'";
+    assert_eq!(number(expired, 4).await, 1);
+    let waits = "select count(*) from orderly.claims c where c.destination_id = $1 and c.last_error = 'later'
+                 and c.next_attempt_at > clock_timestamp() + interval '30 s'
+                 and c.head_sequence = (select m.sequence from orderly.messages m where m.destination_id = c.destination_id)";
+    assert_eq!(number(waits, 2).await, 1);
 }
