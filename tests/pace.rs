@@ -193,6 +193,9 @@ async fn a_pace_holds_and_all_move_where_more_queues_have_messages_than_may_be_s
         .await;
     let mut worker = Process::start(&["worker", "--persistent", "--allow-network", "127.0.0.0/8"], &env);
     worker.stderr_line("worker ready").await;
+    receiver.wait_for_count(150).await;
+    // What a sweep would tell now: the worker knows of them all, served or not.
+    queue.sql("select orderly.ring('s' || string_agg(id::text, ',')) from orderly.destinations").await;
     receiver.wait_for_within(Duration::from_secs(120), |all| all.len() == 2 * QUEUES).await;
     for n in 1..=QUEUES {
         let received = receiver.received_on(&format!("/{n}"));
@@ -202,6 +205,7 @@ async fn a_pace_holds_and_all_move_where_more_queues_have_messages_than_may_be_s
     }
     let log = worker.stderr().join("\n");
     assert!(!log.contains("lock table is full"), "{log}");
+    assert!(!log.contains("no bell had told of"), "{log}");
     // And then there is silence: quiet queues do not push each other out for ever.
     queue.until("select count(*) from orderly.claims where owner is not null", 0).await;
 }

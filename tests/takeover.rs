@@ -66,6 +66,35 @@ async fn a_worker_whose_session_is_ended_sends_nothing_more_and_comes_back() {
     assert!(received.iter().any(|one| one.number("orderly-epoch") == 2));
 }
 
+/// Stopped, and its session ended meanwhile: when it wakes, a retry is due in the same instant as the news (G3).
+#[tokio::test]
+async fn a_worker_that_wakes_without_its_session_sends_nothing_for_it() {
+    const QUEUES: usize = 60;
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let receiver = Receiver::answering(|received| match received.number("orderly-attempt") {
+        1 => Answer::status(503),
+        _ => Answer::ok(),
+    })
+    .await;
+    let ids = destinations(&queue, &receiver, QUEUES).await;
+    queue.sql("update orderly.destinations set max_retries = 5, delay_seconds = 2, backoff = 1").await;
+    let worker = worker(&database, &["--persistent"]).await;
+    for id in &ids {
+        queue.enqueue(*id, json!("fails once")).await;
+    }
+    receiver.wait_for_ended(QUEUES).await;
+    queue.until("select count(*) from orderly.claims where head_attempts = 1", QUEUES as i64).await;
+    worker.signal(Signal::STOP);
+    queue.sql("select orderly.end_session((select max(id) from orderly.workers))").await;
+    let first_due = receiver.received()[0].ended_at.expect("it ended") + Duration::from_secs(4);
+    tokio::time::sleep_until(first_due.into()).await;
+    worker.signal(Signal::CONT);
+    let received = receiver.wait_for_count(2 * QUEUES).await;
+    let stray = received[QUEUES..].iter().filter(|one| one.number("orderly-epoch") == 1).count();
+    assert_eq!(stray, 0, "of {QUEUES} were sent for a session that had ended");
+}
+
 /// The locks are free then, so that others begin: half a second later is too late (G3).
 #[tokio::test]
 async fn a_worker_whose_session_is_ended_hangs_up_at_once() {
@@ -101,17 +130,17 @@ async fn queue_without_a_bell(queue: &Queue, id: i64) {
 }
 
 #[tokio::test]
-async fn messages_without_a_bell_are_found_by_the_sweep() {
+async fn messages_without_a_bell_are_found_by_the_sweep_and_told_of() {
     let database = TestDatabase::new().await;
     let queue = Queue::on(&database).await;
     let receiver = Receiver::start().await;
     let id = queue.destination(&receiver.url("/x")).await;
-    let worker = worker(&database, &["--persistent"]).await;
+    let mut worker = worker(&database, &["--persistent"]).await;
     queue_without_a_bell(&queue, id).await;
     let committed = Instant::now();
     receiver.wait_for_within(Duration::from_secs(40), |all| !all.is_empty()).await;
     assert!(committed.elapsed() < Duration::from_secs(30), "{:?}", committed.elapsed());
-    drop(worker);
+    worker.stderr_line("no bell had told of").await;
 }
 
 #[tokio::test]

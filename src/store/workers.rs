@@ -1,9 +1,7 @@
 //! What do workers ask through the pool: who is there, who has died, what fell through?
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::{Store, StoreError};
@@ -73,15 +71,6 @@ impl Store {
             )
             .await?;
         Ok(rows.iter().map(|row| DestinationId(row.get(0))).collect())
-    }
-
-    /// How many destinations each worker has.
-    pub async fn count_served(&self) -> Result<HashMap<WorkerId, usize>, StoreError> {
-        let rows = self
-            .query("select owner, count(*) from orderly.claims where owner is not null group by owner", &[])
-            .await?;
-        let count = |row: &Row| usize::try_from(row.get::<_, i64>(1)).unwrap_or(0);
-        Ok(rows.iter().map(|row| (WorkerId(row.get(0)), count(row))).collect())
     }
 
     pub async fn list_owned_by(&self, worker: WorkerId) -> Result<Vec<DestinationId>, StoreError> {

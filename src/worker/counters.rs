@@ -64,8 +64,8 @@ impl Counters {
         self.expired.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn count_swept(&self, found: usize) {
-        self.swept.fetch_add(found as u64, Ordering::Relaxed);
+    pub(super) fn count_swept(&self) {
+        self.swept.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_takeover(&self, destinations: usize) {

@@ -78,10 +78,12 @@ pub struct Lane {
     last_start: Option<Instant>,
     /// The last try timed out: the next starts in the second budget.
     suspect: bool,
+    /// Only the sweep told of it: what the first look finds, no bell had told of.
+    untold: bool,
 }
 
 impl Lane {
-    pub fn new(context: Arc<Context>, handle: Arc<Handle>, start: LaneStart) -> Lane {
+    pub fn new(context: Arc<Context>, handle: Arc<Handle>, start: LaneStart, untold: bool) -> Lane {
         let now = Instant::now();
         if start.asked {
             handle.signal(ASKED);
@@ -104,6 +106,7 @@ impl Lane {
             checkpointed: None,
             last_start: start.since_start.and_then(|since| now.checked_sub(since)),
             suspect: false,
+            untold,
             policy: start.policy,
         }
     }
@@ -183,6 +186,10 @@ impl Lane {
             let reading = self.context.feed.read(self.destination, self.floor).await?;
             self.read_all = reading.complete && !reading.messages.is_empty();
             self.ahead.extend(reading.messages);
+            if std::mem::take(&mut self.untold) && !self.ahead.is_empty() {
+                self.context.counters.count_swept();
+                tracing::warn!(destination.id = self.destination.0, "messages that no bell had told of were found");
+            }
         }
         Ok(self.ahead.front().map(|head| (head.message.sequence, head.expires_at)))
     }

@@ -9,6 +9,8 @@ pub enum Notice {
     Bell(Vec<DestinationId>),
     /// The same, and what was known to stand in the way (a pause, a wait) is no longer.
     Wake(Vec<DestinationId>),
+    /// The same, from the sweep: whoever should serve them and had not heard of it says so.
+    Swept(Vec<DestinationId>),
     /// Clients ask something of the holder.
     Asked(Vec<DestinationId>),
     Joined(WorkerId, String),
@@ -40,6 +42,7 @@ impl Notice {
         let parsed = match kind {
             'b' => ids(rest).map(Notice::Bell),
             'w' => ids(rest).map(Notice::Wake),
+            's' => ids(rest).map(Notice::Swept),
             'r' => ids(rest).map(Notice::Asked),
             'j' => rest
                 .split_once(':')
@@ -73,6 +76,7 @@ mod tests {
     #[test]
     fn payloads_are_read_and_strangers_are_ignored() {
         assert_eq!(Notice::parse("b1,22"), Notice::Bell(vec![DestinationId(1), DestinationId(22)]));
+        assert_eq!(Notice::parse("s1"), Notice::Swept(vec![DestinationId(1)]));
         assert_eq!(Notice::parse("j7:general"), Notice::Joined(WorkerId(7), "general".to_owned()));
         assert_eq!(Notice::parse("p7:3"), Notice::Ping { to: WorkerId(7), round: 3 });
         assert_eq!(Notice::parse("m7:8:3"), Notice::Missed { by: WorkerId(7), about: WorkerId(8), round: 3 });

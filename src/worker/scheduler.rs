@@ -52,6 +52,8 @@ struct Claim {
     woken: bool,
     /// It is another worker's, which leaves it lying: nobody to leave it to.
     neglected: bool,
+    /// The sweep told of it, and nothing had before.
+    swept: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -178,15 +180,8 @@ impl Scheduler {
     fn hear(&mut self, notice: Notice) {
         match notice {
             Notice::Bell(ids) => ids.into_iter().for_each(|id| self.ring(id)),
-            Notice::Wake(ids) => {
-                for id in ids {
-                    self.obstacles.wake(id);
-                    if let Some(Slot::Claiming(claim)) = self.slots.get_mut(&id) {
-                        claim.woken = true;
-                    }
-                    self.ring(id);
-                }
-            }
+            Notice::Wake(ids) => ids.into_iter().for_each(|id| self.wake(id)),
+            Notice::Swept(ids) => ids.into_iter().for_each(|id| self.hear_swept(id)),
             Notice::Asked(ids) => {
                 for id in ids {
                     match self.slots.get_mut(&id) {
@@ -225,6 +220,24 @@ impl Scheduler {
                     self.survey.doubt(id, rank);
                 }
             }
+        }
+    }
+
+    /// The same, and nothing stands in the way any more.
+    fn wake(&mut self, id: DestinationId) {
+        self.obstacles.wake(id);
+        if let Some(Slot::Claiming(claim)) = self.slots.get_mut(&id) {
+            claim.woken = true;
+        }
+        self.ring(id);
+    }
+
+    /// Messages have waited for seconds: no surprise where a claim is under way, or waits for room or for its next try.
+    fn hear_swept(&mut self, id: DestinationId) {
+        self.wake(id);
+        if let Some(Slot::Claiming(claim)) = self.slots.get_mut(&id) {
+            // Whatever told of it before has left its trace there.
+            claim.swept = !claim.news;
         }
     }
 
@@ -370,7 +383,8 @@ impl Scheduler {
             self.standing_by = false;
             tracing::info!(destination.id = id.0, "took the destination over");
         }
-        self.spawn_lane(Lane::new(self.context.clone(), handle.clone(), start), id, handle);
+        let untold = claim.swept && !claim.news;
+        self.spawn_lane(Lane::new(self.context.clone(), handle.clone(), start, untold), id, handle);
     }
 
     fn spawn_lane(&mut self, lane: Lane, id: DestinationId, handle: Arc<Handle>) {

@@ -59,8 +59,7 @@ pub async fn run(
         tokio::select! {
             _ = sweep.tick() => {
                 if lowest() {
-                    let view = view.borrow().clone();
-                    if sweep_once(&context, &pulse, &view).await {
+                    if sweep_once(&context, &pulse).await {
                         expiring.start(expire_all(context.clone()));
                     }
                     if !pruned {
@@ -103,34 +102,22 @@ impl Aside {
     }
 }
 
-/// Where nobody serves all, or whoever should serve a queue has as many as it may, it is no surprise that messages wait:
-/// they are told of, and not counted. Whether there may be more that has expired.
-async fn sweep_once(context: &Context, pulse: &Pulse, view: &View) -> bool {
+/// Tells of what waits and nobody serves; whoever should serve it knows whether that is news. Whether there may be more
+/// that has expired.
+async fn sweep_once(context: &Context, pulse: &Pulse) -> bool {
     if broken::is(Broken::BellBeforeCommit) {
         return false;
     }
-    let work = async {
-        let (found, more) = context.store.sweep(SWEEP_AGE).await?;
-        if !found.is_empty() && view.serves_all() {
-            let served = context.store.count_served().await?;
-            // A little less: where queues take turns, some are always on their way.
-            let full = view.share_of(context.session.lock_budget) * 9 / 10;
-            let waits_for_room =
-                |id| view.preferred(id).and_then(|worker| served.get(&worker)).is_some_and(|count| *count >= full);
-            let untold = found.iter().filter(|id| !waits_for_room(**id)).count();
-            if untold > 0 {
-                tracing::warn!(count = untold, "messages that no bell had told of were found");
-                context.counters.count_swept(untold);
-            }
+    match context.store.sweep(SWEEP_AGE).await {
+        Ok((found, more)) => {
+            found.into_iter().for_each(|id| pulse.sweep(id));
+            more
         }
-        // The database is the truth: whatever a worker believes to stand in the way does not.
-        found.into_iter().for_each(|id| pulse.wake(id));
-        Ok::<bool, crate::store::StoreError>(more)
-    };
-    work.await.unwrap_or_else(|error| {
-        tracing::warn!(error = crate::store::chain(&error), "the sweep failed; it is tried again later");
-        false
-    })
+        Err(error) => {
+            tracing::warn!(error = crate::store::chain(&error), "the sweep failed; it is tried again later");
+            false
+        }
+    }
 }
 
 /// In pieces, too.

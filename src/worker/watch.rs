@@ -83,7 +83,7 @@ fn tell_of(dead: WorkerId) {
 enum Word {
     Pong,
     Ring(DestinationId),
-    Wake(DestinationId),
+    Sweep(DestinationId),
     Draining,
 }
 
@@ -113,19 +113,19 @@ impl Pulse {
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while spoken.recv_many(&mut batch, 4_096).await > 0 {
-                let (mut rung, mut woken) = (Vec::new(), Vec::new());
+                let (mut rung, mut swept) = (Vec::new(), Vec::new());
                 let mut payloads = Vec::new();
                 for word in batch.drain(..) {
                     match word {
                         Word::Pong => payloads.push(format!("o{}", session.me)),
                         Word::Draining => payloads.push(format!("d{}", session.me)),
                         Word::Ring(id) => rung.push(id.0),
-                        Word::Wake(id) => woken.push(id.0),
+                        Word::Sweep(id) => swept.push(id.0),
                     }
                 }
                 // After what was said before: a bell must find the others knowing that this one drains.
                 payloads.extend(crate::store::bell::payloads('b', &rung));
-                payloads.extend(crate::store::bell::payloads('w', &woken));
+                payloads.extend(crate::store::bell::payloads('s', &swept));
                 for payload in payloads {
                     if !say(&session, &lost, &payload).await {
                         return lost.cancel();
@@ -145,9 +145,9 @@ impl Pulse {
         let _ = self.words.send(Word::Ring(id));
     }
 
-    /// The same, whatever stood in the way before.
-    pub fn wake(&self, id: DestinationId) {
-        let _ = self.words.send(Word::Wake(id));
+    /// The same for what the sweep found, whatever stood in the way before.
+    pub fn sweep(&self, id: DestinationId) {
+        let _ = self.words.send(Word::Sweep(id));
     }
 
     pub fn say_draining(&self) {
