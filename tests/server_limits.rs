@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 
 use crate::support::posters::{assert_all_arrived, assert_told_in_time};
@@ -109,4 +110,57 @@ async fn with_the_notification_queue_full_posts_are_accepted_and_delivered_when_
     for worker in &workers {
         assert!(!worker.stderr().iter().any(|line| line.contains("the session was lost")), "{:#?}", worker.stderr());
     }
+}
+
+/// The lock that all NOTIFYs of a cluster take is held by a commit that does not end.
+#[tokio::test]
+async fn with_notify_hanging_posts_are_accepted_and_delivered_when_it_goes_on() {
+    let postgres = private_postgres_with(&[]).await;
+    let database = TestDatabase::on(&postgres).await;
+    let queue = Queue::on(&database).await;
+    let receiver = Receiver::start().await;
+    let ids = destinations(&queue, &receiver, 4).await;
+    let (mut serving, api) = Api::serve(&database).await;
+    let worker = worker(&database, &["--persistent"]).await;
+    for id in &ids {
+        api.post_message(*id, json!("first")).await;
+    }
+    receiver.wait_for_ended(4).await;
+    // It waits for a standby, and its process is stopped there: nobody else has to wait for one.
+    let stuck = Queue::on(&database).await;
+    let pid = stuck.number("select pg_backend_pid()::bigint", &[]).await;
+    stuck.sql("create table written (n int)").await;
+    queue.sql("alter system set synchronous_standby_names = 'nobody'").await;
+    queue.sql("select pg_reload_conf()").await;
+    let shown = "select count(*) from pg_settings where name = 'synchronous_standby_names' and setting = $1";
+    until(PATIENCE, async || queue.number(shown, &[&"nobody"]).await, |shown| *shown == 1).await;
+    let notifying = tokio::spawn(async move { stuck.sql("insert into written values (1); notify anything").await });
+    let waits = format!("select count(*) from pg_stat_activity where pid = {pid} and wait_event = 'SyncRep'");
+    queue.until(&waits, 1).await;
+    let backend = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a process");
+    rustix::process::kill_process(backend, Signal::STOP).expect("it is stopped");
+    queue.sql("alter system reset synchronous_standby_names").await;
+    queue.sql("select pg_reload_conf()").await;
+    until(PATIENCE, async || queue.number(shown, &[&""]).await, |shown| *shown == 1).await;
+
+    let posters = Posters::start(&api, &ids);
+    serving.stderr_line("the bell could not be rung; it will be").await;
+    posters.wait_for_each(20, |one| one.accepted()).await;
+    serving.stderr_line("the bell could not be rung; it will be").await;
+    let ringing =
+        "select count(*) from pg_locks where locktype = 'object' and classid = 1262 and objid = 0 and not granted
+                   and pid in (select pid from pg_stat_activity where query like '%orderly.ring%')";
+    let ringing = queue.number(ringing, &[]).await;
+    assert!(ringing <= 1, "{ringing} sessions wait for bells that were given up");
+    let posted = posters.stop().await;
+    rustix::process::kill_process(backend, Signal::CONT).expect("it goes on");
+    notifying.await.expect("it commits");
+    assert!(posted.iter().all(|one| one.accepted()), "{posted:?}");
+    let lost = worker.stderr().iter().filter(|line| line.contains("the session was lost")).count();
+    assert_eq!(lost, 0, "{:#?}", worker.stderr());
+    queue.until_empty().await;
+    for path in ["/0", "/1", "/2", "/3"] {
+        receiver.assert_in_order(path);
+    }
+    assert_eq!(receiver.received().len(), 4 + posted.len(), "each once");
 }
