@@ -164,3 +164,31 @@ async fn with_notify_hanging_posts_are_accepted_and_delivered_when_it_goes_on() 
     }
     assert_eq!(receiver.received().len(), 4 + posted.len(), "each once");
 }
+
+/// As `vacuum full` would lock it, or `alter table`: what was given up must not wait on in the server.
+#[tokio::test]
+async fn while_a_table_is_locked_clients_hear_503_and_connections_do_not_pile_up() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let receiver = Receiver::start().await;
+    let ids = destinations(&queue, &receiver, 4).await;
+    let (_serving, api) = Api::serve(&database).await;
+    let worker = worker(&database, &["--persistent"]).await;
+    let posters = Posters::start(&api, &ids);
+    posters.wait_for_each(3, |one| one.accepted()).await;
+    let locks = Queue::on(&database).await;
+    locks.sql("begin; lock table orderly.queues in access exclusive mode").await;
+    posters.wait_for_each(1, |one| !one.accepted()).await;
+    let waiting = "select count(*) from pg_locks where relation = 'orderly.queues'::regclass and not granted";
+    let at_first = locks.number(waiting, &[]).await;
+    posters.wait_for_each(4, |one| !one.accepted()).await;
+    let at_last = locks.number(waiting, &[]).await;
+    println!("{at_first} sessions waited for the lock when all had heard 503, and {at_last} when all had four times");
+    assert!(at_last <= at_first + 2, "{at_first}, {at_last}");
+    locks.sql("rollback").await;
+    posters.wait_for_each(5, |one| one.accepted()).await;
+    let posted = posters.stop().await;
+    assert_told_in_time(&posted);
+    assert_all_arrived(&receiver, &posted, &["/0", "/1", "/2", "/3"], 0).await;
+    drop(worker);
+}
