@@ -1,5 +1,7 @@
 //! Is everything that is wrong answered with a clear problem, and nothing stored?
 
+use std::sync::Arc;
+
 use http::Method;
 use poem::{Body, Request};
 use serde_json::json;
@@ -285,4 +287,24 @@ async fn without_a_database_everything_is_503() {
     site.post("/v1/messages", json!({"destination_id": id, "payload": 1})).await.expect(503);
     site.post("/v1/destinations", json!({"url": "http://a/"})).await.expect(503);
     site.poke("/v1/destinations/1/pause").await.expect(503);
+}
+
+/// A page elsewhere is told of it too, and the next request is answered as if nothing had been.
+#[tokio::test]
+async fn a_handler_that_panics_is_a_500_that_every_allowed_origin_may_read() {
+    let site = Site::with(|state| {
+        state.cors_origins = vec!["https://a.example".to_owned()];
+        state.check_url = Arc::new(|url| {
+            assert_ne!(url.path(), "/panics", "a defect");
+            Box::pin(std::future::ready(Ok(())))
+        });
+    })
+    .await;
+    let request = Request::builder().method(Method::POST).uri_str("/v1/destinations").content_type("application/json");
+    let request = request.header("origin", "https://a.example").body(r#"{"url": "http://127.0.0.1:9/panics"}"#);
+    let answer = site.send(request).await;
+    assert_eq!(answer.headers["access-control-allow-origin"], "https://a.example");
+    let problem = answer.expect(500);
+    assert!(!problem.to_string().contains("a defect"), "{problem}");
+    site.destination().await;
 }
