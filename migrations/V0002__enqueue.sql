@@ -222,9 +222,6 @@ create function orderly.ring(payload text) returns void
     language plpgsql as $$
 begin
     perform set_config('synchronous_commit', 'off', true);
-    -- Sooner than who rings gives up (4.5 s), which the server would not notice: where NOTIFY hangs for long, sessions
-    -- that nobody has any more would use up max_connections.
-    perform set_config('lock_timeout', '4s', true);
     perform pg_notify('orderly', payload);
 end
 $$;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::api::Reply;
-use crate::support::{Answer, Api, Queue, Receiver, Stage, TestDatabase, assert_chain};
+use crate::support::{Answer, Api, Queue, Receiver, Stage, TestDatabase, assert_chain, private_postgres_with, worker};
 
 /// The same request, so many times at the same moment, to two API processes in turn.
 async fn at_once(apis: &[Api; 2], times: usize, path: &str, body: &Value) -> Vec<Reply> {
@@ -385,16 +385,18 @@ async fn an_applications_transaction_after_a_restart_stops_nobody() {
 
 #[tokio::test]
 async fn what_is_committed_after_its_503_is_rung_for() {
-    let stage = Stage::new().await;
+    let postgres = private_postgres_with(&[]).await;
+    let database = TestDatabase::on(&postgres).await;
+    let queue = Queue::on(&database).await;
     let receiver = Receiver::start().await;
-    let id = stage.api.post_destination(&receiver.url("/x")).await;
-    let worker = stage.worker(&[]).await;
-    let other = Queue::on(&stage.database).await;
-    // A change of the schema, say.
-    other.sql("begin; lock table orderly.messages in share mode").await;
-    let message = json!({ "destination_id": id, "payload": "late" });
-    stage.api.post("/v1/messages", message).await.expect(503);
-    other.sql("commit").await;
+    let id = queue.destination(&receiver.url("/x")).await;
+    let (_serving, api) = Api::serve(&database).await;
+    let worker = worker(&database, &["--persistent"]).await;
+    queue.sql("create table written (n int)").await;
+    let (_, writing) = queue.make_commits_wait(&database, "insert into written values (1)").await;
+    api.post("/v1/messages", json!({ "destination_id": id, "payload": "late" })).await.expect(503);
+    queue.let_commits_end().await;
+    writing.await.expect("it commits");
     receiver.wait_for_ended(1).await;
     let log = worker.stderr().join("\n");
     assert!(!log.contains("no bell had told of"), "{log}");

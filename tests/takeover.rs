@@ -78,7 +78,7 @@ async fn a_worker_that_wakes_without_its_session_sends_nothing_for_it() {
     })
     .await;
     let ids = destinations(&queue, &receiver, QUEUES).await;
-    queue.sql("update orderly.destinations set max_retries = 5, delay_seconds = 2, backoff = 1").await;
+    queue.sql("update orderly.destinations set max_retries = 5, delay_seconds = 4, backoff = 1").await;
     let worker = worker(&database, &["--persistent"]).await;
     for id in &ids {
         queue.enqueue(*id, json!("fails once")).await;
@@ -87,8 +87,8 @@ async fn a_worker_that_wakes_without_its_session_sends_nothing_for_it() {
     queue.until("select count(*) from orderly.claims where head_attempts = 1", QUEUES as i64).await;
     worker.signal(Signal::STOP);
     queue.sql("select orderly.end_session((select max(id) from orderly.workers))").await;
-    let first_due = receiver.received()[0].ended_at.expect("it ended") + Duration::from_secs(4);
-    tokio::time::sleep_until(first_due.into()).await;
+    let all_due = receiver.received()[0].ended_at.expect("it ended") + Duration::from_secs(6);
+    tokio::time::sleep_until(all_due.into()).await;
     worker.signal(Signal::CONT);
     let received = receiver.wait_for_count(2 * QUEUES).await;
     let stray = received[QUEUES..].iter().filter(|one| one.number("orderly-epoch") == 1).count();

@@ -25,9 +25,10 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(4_500);
 /// To a pool whose connections lead nowhere nobody waits longer than for their statements.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What is given up while it waits for a lock must not wait on in the server: with each try there would be more, until
-/// no connection was left for anybody.
-const NOTICE_HANGUPS: &str = "set client_connection_check_interval = '1s'";
+/// What is given up while it waits for a lock must not wait on in the server for ever: with each try there would be more,
+/// until no connection was left for anybody. Long after [`PATIENCE`]: what works is to come to its end (a piece of a purge,
+/// say, else all of it would have to be done again).
+const NOTICE_HANGUPS: &str = "set client_connection_check_interval = '15s'";
 
 /// The database, for everything but a worker's session. Cheap to clone.
 #[derive(Clone)]
@@ -64,7 +65,7 @@ impl Manager for Connector {
     async fn create(&self) -> Result<Pooled, StoreError> {
         // Boxed: else the future of each statement had room for a log-in over TLS, 15 KB of it.
         let Dedicated { client, reader, .. } = Box::pin(self.dedicated()).await?;
-        // Some systems cannot look; and a transaction pooler decides which of its connections hears this.
+        // Some systems cannot look; behind a transaction pooler one of its connections hears this.
         let _ = client.batch_execute(NOTICE_HANGUPS).await;
         Ok(Pooled { client, _reader: reader })
     }

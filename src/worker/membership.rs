@@ -81,6 +81,11 @@ impl View {
             .or_else(|| self.of_kind(Kind::Once).next())
     }
 
+    /// Whether somebody should serve every destination; else some are left alone, as was wanted.
+    pub fn serves_all(&self) -> bool {
+        self.of_kind(Kind::General).next().is_some()
+    }
+
     /// Whom `me` watches: the next in the ring of all.
     pub fn successor(&self, me: WorkerId) -> Option<WorkerId> {
         let after = self.members.range((std::ops::Bound::Excluded(me), std::ops::Bound::Unbounded)).next();
@@ -151,11 +156,13 @@ mod tests {
         assert_eq!(view.successor(WorkerId(3)), Some(WorkerId(4)));
         assert_eq!(view.successor(WorkerId(5)), Some(WorkerId(1)));
         assert_eq!(view.rank(WorkerId(4), DestinationId(1)), None);
+        assert!(view.serves_all());
         view.insert(WorkerId(3), Kind::Draining);
         assert_eq!(view.rank(WorkerId(3), DestinationId(1)), None);
         assert_eq!(view.rank(WorkerId(5), DestinationId(1)), Some(0));
         assert_eq!(view.lowest(), Some(WorkerId(5)));
         view.insert(WorkerId(5), Kind::Draining);
+        assert!(!view.serves_all());
         assert_eq!(view.lowest(), Some(WorkerId(4)), "a pinned one, when there is no other");
         view.remove(WorkerId(4));
         assert_eq!(view.lowest(), Some(WorkerId(1)), "and one that runs once, when it is alone");

@@ -1,5 +1,6 @@
 //! What does one worker do for all, now and then?
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::membership::View;
 use super::survey::News;
 use super::watch::Pulse;
 use crate::broken::{self, Broken};
+use crate::domain::DestinationId;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(20);
 /// Younger messages may have a bell under way.
@@ -54,12 +56,13 @@ pub async fn run(
     // Beside the rest: pruning may take minutes, and must not keep the sweep waiting (G7).
     let (mut pruning, mut expiring) = (Aside::default(), Aside::default());
     let lowest = || view.borrow().lowest() == Some(context.session.me);
-    let mut pruned = false;
+    let (mut pruned, mut found) = (false, HashSet::new());
     loop {
         tokio::select! {
             _ = sweep.tick() => {
                 if lowest() {
-                    if sweep_once(&context, &pulse).await {
+                    let all_served = view.borrow().serves_all();
+                    if sweep_once(&context, &pulse, &mut found, all_served).await {
                         expiring.start(expire_all(context.clone()));
                     }
                     if !pruned {
@@ -102,15 +105,25 @@ impl Aside {
     }
 }
 
-/// Tells of what waits and nobody serves; whoever should serve it knows whether that is news. Whether there may be more
-/// that has expired.
-async fn sweep_once(context: &Context, pulse: &Pulse) -> bool {
+/// Tells of what waits and nobody serves: whoever should serve it knows whether that is news, and what was found before,
+/// too, nobody has claimed. Whether there may be more that has expired.
+async fn sweep_once(
+    context: &Context,
+    pulse: &Pulse,
+    found_before: &mut HashSet<DestinationId>,
+    all_served: bool,
+) -> bool {
     if broken::is(Broken::BellBeforeCommit) {
         return false;
     }
     match context.store.sweep(SWEEP_AGE).await {
         Ok((found, more)) => {
-            found.into_iter().for_each(|id| pulse.sweep(id));
+            found.iter().for_each(|id| pulse.sweep(*id));
+            let again = found.iter().filter(|id| found_before.contains(*id)).count();
+            if again > 0 && all_served {
+                tracing::warn!(count = again, "queues had messages and were served by nobody at two sweeps in a row");
+            }
+            *found_before = found.into_iter().collect();
             more
         }
         Err(error) => {

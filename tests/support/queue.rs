@@ -1,6 +1,8 @@
 //! How do tests of the engine fill queues and look into them, past the API?
 
+use rustix::process::Pid;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 
 use super::{PATIENCE, Process, Receiver, TestDatabase};
@@ -67,6 +69,30 @@ impl Queue {
     /// Until all that was queued has ended.
     pub async fn until_empty(&self) {
         self.until("select count(*) from orderly.messages", 0).await;
+    }
+
+    /// From now on commits wait for a standby that is not there, on a private Postgres. `sql` writes something, and is the
+    /// first that waits: its server process, and its end.
+    pub async fn make_commits_wait(&self, database: &TestDatabase, sql: &'static str) -> (Pid, JoinHandle<()>) {
+        self.sql("alter system set synchronous_standby_names = 'nobody'").await;
+        self.sql("select pg_reload_conf()").await;
+        loop {
+            let writer = Queue::on(database).await;
+            let pid = writer.number("select pg_backend_pid()::bigint", &[]).await;
+            let write = tokio::spawn(async move { writer.sql(sql).await });
+            let waits = "select count(*) from pg_stat_activity where pid = $1::bigint and wait_event = 'SyncRep'";
+            while !write.is_finished() {
+                if self.number(waits, &[&pid]).await == 1 {
+                    return (Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a process"), write);
+                }
+            }
+            // The server has not read the setting yet.
+        }
+    }
+
+    pub async fn let_commits_end(&self) {
+        self.sql("alter system reset synchronous_standby_names").await;
+        self.sql("select pg_reload_conf()").await;
     }
 
     pub async fn sql(&self, sql: &str) {

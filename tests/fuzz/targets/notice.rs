@@ -6,7 +6,7 @@ use orderly::worker::notice::Notice;
 
 fuzz_target!(|payload: &str| {
     match Notice::parse(payload) {
-        Notice::Bell(ids) | Notice::Wake(ids) | Notice::Asked(ids) => {
+        Notice::Bell(ids) | Notice::Wake(ids) | Notice::Swept(ids) | Notice::Asked(ids) => {
             assert_eq!(ids.len(), payload.split(',').count());
         }
         Notice::Joined(_, kind) => assert!(payload.ends_with(&kind)),
