@@ -60,6 +60,8 @@ impl Cluster {
     /// All started; the API answers.
     pub async fn start(out: &Path, shape: &Shape) -> Result<Cluster, Failure> {
         let logs = out.join("logs");
+        // What an earlier run's tell of the sweep would be counted again.
+        let _ = std::fs::remove_dir_all(&logs);
         std::fs::create_dir_all(&logs)?;
         let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let options = EmbeddedOptions {

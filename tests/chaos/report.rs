@@ -89,11 +89,11 @@ pub fn summarize(record: &Record, limits: &Limits, swept: u64, violations: Vec<V
 
 fn measure_takeovers(record: &Record) -> BTreeMap<FaultKind, Times> {
     let mut all: BTreeMap<FaultKind, Times> = BTreeMap::new();
-    let sent: BTreeMap<(i64, i64), Micros> = record
+    let committed: BTreeMap<(i64, i64), Micros> = record
         .posts
         .iter()
         .filter_map(|post| match post.answer {
-            Answer::Accepted { sequence } => Some(((post.destination, sequence), post.sent_at)),
+            Answer::Accepted { sequence } => Some(((post.destination, sequence), post.answered_at)),
             Answer::Refused | Answer::Unknown => None,
         })
         .collect();
@@ -104,7 +104,7 @@ fn measure_takeovers(record: &Record) -> BTreeMap<FaultKind, Times> {
     requests.values_mut().for_each(|all| all.sort_by_key(|request| request.begun_at));
     for fault in record.faults.iter().filter(|fault| fault.isolated) {
         for victim in &fault.victims {
-            if let Some(ms) = requests.get(victim).and_then(|requests| takeover(fault, requests, &sent)) {
+            if let Some(ms) = requests.get(victim).and_then(|requests| takeover(fault, requests, &committed)) {
                 all.entry(fault.kind).or_default().all.push(ms);
             }
         }
@@ -113,11 +113,11 @@ fn measure_takeovers(record: &Record) -> BTreeMap<FaultKind, Times> {
 }
 
 /// Of one destination, if it had something to send when the fault came, and somebody else then sent it.
-fn takeover(fault: &Fault, requests: &[&Request], sent: &BTreeMap<(i64, i64), Micros>) -> Option<f64> {
+fn takeover(fault: &Fault, requests: &[&Request], committed: &BTreeMap<(i64, i64), Micros>) -> Option<f64> {
     let first = requests.partition_point(|request| request.begun_at <= fault.from);
     let before = requests[..first].last()?;
     let next = requests[first..].iter().find(|request| request.epoch > before.epoch)?;
-    let waited = *sent.get(&(next.destination, next.sequence))? <= fault.from + AT_ONCE;
+    let waited = *committed.get(&(next.destination, next.sequence))? <= fault.from + AT_ONCE;
     // Neither one that waits for its next try, nor one whose answer took until after the fault.
     let ready = next.attempt == 1
         && requests[first..].iter().take_while(|request| request.epoch == before.epoch).count() == 0
