@@ -6,7 +6,7 @@ use http::Method;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Answer, Queue, Receiver, Stage, assert_chain};
+use crate::support::{Answer, Api, Queue, Receiver, Stage, assert_chain};
 
 #[tokio::test]
 async fn a_410_disables_and_what_was_queued_waits_until_it_is_resumed() {
@@ -235,6 +235,29 @@ async fn a_queue_says_why_it_moves_or_does_not() {
     let queue = stage.api.queue(id).await;
     assert_eq!((&queue["state"], &queue["head"]), (&json!("idle"), &json!(null)), "{queue}");
     assert_chain(&receiver.received(), &ids);
+}
+
+#[tokio::test]
+async fn a_killed_worker_that_was_alone_is_seen_to_be_gone() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|_| Answer::hang()).await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    let ids = stage.post_many(id, 1).await;
+    let worker = stage.worker(&[]).await;
+    receiver.wait_for_count(1).await;
+    assert!(metrics(&stage.api).await.contains("orderly_workers 1\n"));
+    assert_eq!(stage.api.message(&ids[0]).await["state"], "delivering");
+    worker.signal(Signal::KILL);
+    let queue = stage.until_state(id, "idle").await;
+    assert_eq!((&queue["depth"], &queue["worker"]), (&json!(1), &json!(null)), "{queue}");
+    assert_eq!(stage.api.message(&ids[0]).await["state"], "queued");
+    assert_eq!(stage.api.get("/v1/workers").await.expect(200).json()["data"], json!([]));
+    assert!(metrics(&stage.api).await.contains("orderly_workers 0\n"));
+}
+
+async fn metrics(api: &Api) -> String {
+    let reply = api.get("/metrics").await.expect(200);
+    String::from_utf8(reply.body.to_vec()).expect("text")
 }
 
 #[tokio::test]

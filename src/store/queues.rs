@@ -84,13 +84,14 @@ impl Store {
         rows.iter().map(|row| Ok((DestinationId(row.try_get(10)?), row.try_get(11)?, read_queue(row)?))).collect()
     }
 
-    /// By id; what each serves is counted by `claims_by_owner`.
+    /// Those that live, by id; what each serves is counted by `claims_by_owner`.
     pub async fn list_workers(&self, after: i64, limit: i64) -> Result<Vec<WorkerView>, StoreError> {
         let rows = self
             .query(
                 "select w.id, w.host, w.pid, w.kind, w.destination_id, w.since,
                         (select count(*) from orderly.claims c where c.owner = w.id)
-                 from orderly.workers w where w.id > $1 order by w.id limit $2",
+                 from orderly.workers w
+                 where w.id > $1 and not pg_try_advisory_xact_lock_shared(orderly.worker_lock(w.id)) order by w.id limit $2",
                 &[(&after, Type::INT8), (&limit, Type::INT8)],
             )
             .await?;
@@ -152,7 +153,8 @@ impl Store {
     pub async fn count_totals(&self) -> Result<Totals, StoreError> {
         let rows = self
             .query(
-                "select (select count(*) from orderly.workers),
+                "select (select count(*) from orderly.workers w
+                         where not pg_try_advisory_xact_lock_shared(orderly.worker_lock(w.id))),
                         (select count(*) from orderly.claims where owner is not null),
                         (select count(*) from orderly.claims where held),
                         (select count(*) from orderly.claims where next_attempt_at > clock_timestamp())",

@@ -166,11 +166,13 @@ async fn a_message_shows_where_it_is_in_its_life() {
             .collect::<Vec<_>>()
     };
     assert_eq!(state(0).await, ("queued".to_owned(), 0));
-    site.sql(&format!(
+    let alive = site.database.connect().await;
+    let sql = format!(
         "insert into orderly.workers (id, process, host, pid, kind) values (7, 'p', 'h', 1, 'general');
-         update orderly.claims set owner = 7, since = now() where destination_id = {id}"
-    ))
-    .await;
+         update orderly.claims set owner = 7, since = now() where destination_id = {id};
+         select pg_advisory_lock(orderly.worker_lock(7))"
+    );
+    alive.client.batch_execute(&sql).await.expect("a worker that lives");
     assert_eq!(state(0).await, ("delivering".to_owned(), 0));
     assert_eq!(state(1).await, ("queued".to_owned(), 0));
     site.sql(&format!(

@@ -88,16 +88,20 @@ async fn workers_are_listed() {
     let site = Site::new().await;
     let id = site.destination().await;
     assert_eq!(site.get("/v1/workers").await.expect(200), json!({"data": [], "next": null}));
-    site.sql(&format!(
+    let alive = site.database.connect().await;
+    let sql = format!(
         "insert into orderly.workers (id, process, host, pid, kind, destination_id, since)
-         values (1, 'p', 'a', 11, 'general', null, '2026-01-01T00:00:00Z'), (2, 'q', 'b', 22, 'pinned', {id}, now());
-         update orderly.claims set owner = 1"
-    ))
-    .await;
+         values (1, 'p', 'a', 11, 'general', null, '2026-01-01T00:00:00Z'), (2, 'q', 'b', 22, 'pinned', {id}, now()),
+                (3, 'r', 'c', 33, 'general', null, now());
+         update orderly.claims set owner = 1;
+         select pg_advisory_lock(orderly.worker_lock(n)) from generate_series(1, 2) n"
+    );
+    alive.client.batch_execute(&sql).await.expect("two of three have their locks");
     let page = site.get("/v1/workers?limit=1").await.expect(200);
     let first = json!({"id": 1, "host": "a", "pid": 11, "kind": "general", "destination_id": null,
                        "since": "2026-01-01T00:00:00Z", "destinations": 1});
     assert_eq!(page["data"], json!([first]));
     let page = site.get(&format!("/v1/workers?after={}", page["next"].as_str().expect("a cursor"))).await.expect(200);
     assert_eq!((&page["data"][0]["destination_id"], &page["next"]), (&json!(id), &Value::Null));
+    assert_eq!(page["data"].as_array().map(Vec::len), Some(1), "the third is dead");
 }
