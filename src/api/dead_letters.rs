@@ -137,7 +137,11 @@ impl DeadLettersApi {
         let MessageId { destination, sequence } = id.0;
         let AppState { store, enqueuer, .. } = &self.state;
         store.settle_expired(destination).await?;
-        let redriven = store.redrive(destination, Some(sequence), tenancy.as_deref(), 1).await?;
+        let redriven = store.redrive(destination, Some(sequence), tenancy.as_deref(), 1).await;
+        if let Err(RedriveError::Store(_)) = redriven {
+            enqueuer.ring_for_a_while([destination]);
+        }
+        let redriven = redriven?;
         let redriven = redriven.into_iter().next().ok_or_else(Problem::not_found)?;
         enqueuer.ring([destination]);
         Ok(Created(redriven.into()))
@@ -167,7 +171,10 @@ impl DeadLettersApi {
                 Err(RedriveError::Rejected(reason)) => {
                     return Err(Problem::rejected(reason, "/destination_id".to_owned()).into());
                 }
-                Err(RedriveError::Store(error)) => return Err(error.into()),
+                Err(RedriveError::Store(error)) => {
+                    enqueuer.ring_for_a_while([destination]);
+                    return Err(error.into());
+                }
             };
             if piece.is_empty() {
                 return Ok(Created(RedrivenMessages { data, more: false }));

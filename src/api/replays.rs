@@ -73,18 +73,13 @@ impl ReplaysApi {
         if body.value.from_sequence < 1 {
             return Err(Problem::wrong_at("/from_sequence", "sequences begin at 1").into());
         }
-        match store.replay(id, Sequence(body.value.from_sequence)).await {
-            Ok(queued) => {
-                enqueuer.ring([id]);
-                Ok(Reply(ReplayAnswer { queued }))
+        match store.replay(id, Sequence(body.value.from_sequence), || enqueuer.ring([id])).await {
+            Ok(queued) => Ok(Reply(ReplayAnswer { queued })),
+            Err(ReplayError::Rejected(reason)) => Err(Problem::rejected(reason, "/from_sequence".to_owned()).into()),
+            Err(ReplayError::Store(error)) => {
+                enqueuer.ring_for_a_while([id]);
+                Err(error.into())
             }
-            Err(ReplayError::Rejected { reason, queued }) => {
-                if queued > 0 {
-                    enqueuer.ring([id]);
-                }
-                Err(Problem::rejected(reason, "/from_sequence".to_owned()).into())
-            }
-            Err(ReplayError::Store(error)) => Err(error.into()),
         }
     }
 }

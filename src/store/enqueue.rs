@@ -159,6 +159,11 @@ impl Enqueuer {
     pub fn ring(&self, destinations: impl IntoIterator<Item = DestinationId>) {
         self.writer.bell.ring(destinations.into_iter().map(|id| id.0));
     }
+
+    /// The same where it is not known whether something was committed, or will be.
+    pub fn ring_for_a_while(&self, destinations: impl IntoIterator<Item = DestinationId>) {
+        self.writer.bell.ring_for_a_while(destinations.into_iter().map(|id| id.0));
+    }
 }
 
 fn stopping() -> EnqueueError {

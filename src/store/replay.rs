@@ -11,17 +11,23 @@ const PIECE: i32 = 500;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// Nothing more could be queued; so many were.
-    #[error("{reason:?} after {queued} messages")]
-    Rejected { reason: Rejection, queued: i64 },
+    /// Nothing more could be queued.
+    #[error("{0:?}")]
+    Rejected(Rejection),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Store {
     /// Queues what is kept from a sequence on at the tail, in order; how many. What is delivered meanwhile is
-    /// not part of it. The bell is the caller's to ring.
-    pub async fn replay(&self, id: DestinationId, from: Sequence) -> Result<i64, ReplayError> {
+    /// not part of it. `committed` is called after each piece: the bell is the caller's to ring, also when a later one
+    /// fails.
+    pub async fn replay(
+        &self,
+        id: DestinationId,
+        from: Sequence,
+        committed: impl Fn() + Send,
+    ) -> Result<i64, ReplayError> {
         let rows = self
             .query(
                 "select coalesce(max(sequence), 0) from orderly.kept where destination_id = $1",
@@ -46,13 +52,14 @@ impl Store {
                 _ => Some(Rejection::UnknownDestination),
             };
             if let Some(reason) = reason {
-                return Err(ReplayError::Rejected { reason, queued });
+                return Err(ReplayError::Rejected(reason));
             }
             match row.get::<_, Option<i64>>(1) {
                 None => return Ok(queued),
                 Some(last) => above = last,
             }
             queued += row.get::<_, i64>(2);
+            committed();
         }
     }
 }
