@@ -107,11 +107,12 @@ begin
         end if;
 
     when 'purge' then
-        -- In pieces: what was queued when it was asked for, up to `sequence`.
+        -- In pieces: what was queued when it was asked for, up to `through`.
         with piece as (
             select m.sequence from orderly.messages m
             where m.destination_id = id and m.sequence > greatest(claim.floor, coalesce(in_flight, 0))
-              and m.sequence <= (select s.last_value from orderly.message_sequence s)
+              and m.sequence <= coalesce((arguments ->> 'through')::bigint,
+                                         (select s.last_value from orderly.message_sequence s))
             order by m.sequence limit 5000
         ), gone as (
             delete from orderly.messages m using piece p where m.destination_id = id and m.sequence = p.sequence returning m.sequence
@@ -177,9 +178,11 @@ begin
 end
 $$;
 
--- Asks the holder, and rings. `within_ms` by this clock.
+-- Asks the holder, and rings. `within_ms` by this clock. Loans of a destination get their ids in the order of their
+-- commits, under a lock: a borrower keeps away while an older one is pending, and must see it.
 create function orderly.ask(id bigint, kind text, arguments jsonb, within_ms bigint) returns bigint
     language sql as $$
+    select pg_advisory_xact_lock(orderly.idempotency_lock('lend ' || id)) where kind = 'lend';
     select pg_notify('orderly', 'r' || id);
     insert into orderly.requests (destination_id, kind, arguments, deadline)
     values (id, kind, arguments, clock_timestamp() + make_interval(secs => within_ms / 1000.0)) returning id
@@ -302,9 +305,10 @@ begin
 end
 $$;
 
--- Ends a destination, for an API process. Locks: the advisory one, tried; the queues row, waited for (a
--- producer may have it) up to 2 s, for it is two behind another waiter; then rows nobody else writes without those. What
--- it had queued is out of reach with the commit, and removed in pieces after it.
+-- Ends a destination, for an API process. Locks: the queues row, waited for (a producer may have it) up to 2 s, for it is
+-- two behind another waiter; the advisory one, tried; then rows nobody else writes without those. In this order: whoever
+-- serves it is asked to give it away, and aborts what is in flight, only when nothing else stands in the way. What it had
+-- queued is out of reach with the commit, and removed in pieces after it.
 create function orderly.remove_destination(id bigint, tenant text) returns text
     language plpgsql as $$
 #variable_conflict use_variable
@@ -314,6 +318,7 @@ begin
     if not exists (select from orderly.destinations d where d.id = id and (tenant is null or d.tenant = tenant)) then
         return 'not_found';
     end if;
+    perform from orderly.queues q where q.destination_id = id for update;
     if not pg_try_advisory_xact_lock(orderly.destination_lock(id)) then
         return 'busy';
     end if;

@@ -198,3 +198,22 @@ async fn who_is_told_503_is_told_who_holds_what_was_asked_for_and_nothing_was_do
     assert_eq!(stage.api.queue(id).await["depth"], posted.len());
     worker.signal(Signal::CONT);
 }
+
+/// What is in flight is aborted only when nothing else stands in the way: an application's transaction has the queue.
+#[tokio::test]
+async fn a_destination_that_cannot_be_removed_now_keeps_what_is_in_flight() {
+    let stage = Stage::new().await;
+    let receiver = Receiver::answering(|_| Answer::ok().after(Duration::from_secs(8))).await;
+    let id = stage.api.post_destination(&receiver.url("/x")).await;
+    stage.post_many(id, 1).await;
+    let _worker = stage.worker(&[]).await;
+    receiver.wait_for_count(1).await;
+    let application = Queue::on(&stage.database).await;
+    application.sql(&format!("begin; select orderly.enqueue({id}, '1')")).await;
+    let path = format!("/v1/destinations/{id}");
+    stage.api.delete(&path).await.expect(503);
+    application.sql("rollback").await;
+    stage.until_empty(id).await;
+    assert_eq!(receiver.received().len(), 1, "sent once");
+    stage.api.delete(&path).await.expect(204);
+}

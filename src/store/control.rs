@@ -122,7 +122,12 @@ impl Store {
     }
 
     async fn control_until(&self, deadline: Instant, id: DestinationId, control: Control) -> Result<(), ControlError> {
-        let (kind, arguments) = (control.kind(), control.arguments());
+        let (kind, mut arguments) = (control.kind(), control.arguments());
+        if control == Control::Purge {
+            // Not what comes while it goes on, in pieces.
+            let rows = self.query("select last_value from orderly.message_sequence", &[]).await?;
+            arguments = json!({ "through": rows.first().map(|row| row.get::<_, i64>(0)) });
+        }
         let mut request: Option<i64> = None;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -161,7 +166,14 @@ impl Store {
     /// Whoever serves it is asked to give it away (what it has in flight is aborted).
     pub async fn remove_destination(&self, id: DestinationId, tenant: Option<&str>) -> Result<(), ControlError> {
         let now = Instant::now();
-        give_up(now + PATIENCE, self.remove_until(now + REMOVAL_PATIENCE, id, tenant)).await
+        let mut asked = None;
+        let removed = give_up(now + PATIENCE, self.remove_until(now + REMOVAL_PATIENCE, id, tenant, &mut asked)).await;
+        if let (Err(_), Some(request)) = (&removed, asked) {
+            // Not wanted any more: else what is in flight were aborted for nothing, after this was answered.
+            let store = self.clone();
+            tokio::spawn(async move { store.collect_answer(request, true).await });
+        }
+        removed
     }
 
     async fn remove_until(
@@ -169,9 +181,9 @@ impl Store {
         deadline: Instant,
         id: DestinationId,
         tenant: Option<&str>,
+        asked: &mut Option<i64>,
     ) -> Result<(), ControlError> {
         let mut pause = FIRST_PAUSE;
-        let mut asked = false;
         loop {
             let rows = self
                 .query("select orderly.remove_destination($1, $2)", &[(&id.0, Type::INT8), (&tenant, Type::TEXT)])
@@ -187,9 +199,8 @@ impl Store {
                 Some("busy") => {}
                 other => return Err(StoreError::Corrupt(format!("remove_destination answered {other:?}")).into()),
             }
-            if !asked {
-                self.ask(id, "yield", &json!({}), PATIENCE).await?;
-                asked = true;
+            if asked.is_none() {
+                *asked = Some(self.ask(id, "yield", &json!({}), PATIENCE).await?);
             }
             if Instant::now() >= deadline {
                 return Err(StoreError::Held("the worker that serves the destination did not give it away").into());
