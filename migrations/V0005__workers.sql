@@ -1,7 +1,8 @@
 -- Who works, who has died, and what did nobody see?
 
 -- A worker's row appears after its lock is held and its LISTEN is confirmed. A process that comes back
--- with a new session has given up all that its old one held, so the old row goes (DESIGN: the grace ends).
+-- with a new session has given up all that its old one held, so the old row goes (DESIGN: the grace ends), and with it
+-- the old session, which may be alive behind a line that leads nowhere: nobody would look after a session without a row.
 create function orderly.join(me bigint, process text, host text, pid integer, kind text, destination bigint) returns void
     language plpgsql as $$
 #variable_conflict use_variable
@@ -12,6 +13,11 @@ begin
         perform orderly.fence();
     end if;
     for old in delete from orderly.workers w where w.process = process returning w.id loop
+        begin
+            perform orderly.end_session(old);
+        exception when insufficient_privilege then
+            raise warning 'the session of worker % could not be ended by the role of worker %', old, me;
+        end;
         perform pg_notify('orderly', 'l' || old);
     end loop;
     insert into orderly.workers (id, process, host, pid, kind, destination_id, incarnation)

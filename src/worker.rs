@@ -227,7 +227,7 @@ impl Worker {
                 pulse.clone(),
                 lost.clone(),
             )),
-            tokio::spawn(upkeep::run(context.clone(), view, pulse.clone(), news_sender.clone(), keeping, lost.clone())),
+            tokio::spawn(upkeep::run(context.clone(), view, pulse.clone(), orders.clone(), keeping, lost.clone())),
         ];
         let peers = Peers::new(session.me, kind, only, members, view_changed);
         let survey = Survey::new(context.clone(), news_sender);

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::posters::{assert_all_arrived, assert_told_in_time};
 use crate::support::{
-    Answer, Api, PATIENCE, Posters, Queue, Receiver, TestDatabase, destinations, private_postgres_with, skip, until,
-    worker,
+    Answer, Api, PATIENCE, Posters, Queue, Receiver, Stopped, TestDatabase, destinations, private_postgres_with, skip,
+    until, worker,
 };
 
 #[tokio::test]
@@ -130,7 +129,7 @@ async fn with_notify_hanging_posts_are_accepted_and_delivered_when_it_goes_on() 
     queue.sql("create table written (n int)").await;
     let notify = "insert into written values (1); notify anything";
     let (backend, notifying) = queue.make_commits_wait(&database, notify).await;
-    rustix::process::kill_process(backend, Signal::STOP).expect("it is stopped");
+    let stopped = Stopped::by_pid(backend);
     queue.let_commits_end().await;
 
     let posters = Posters::start(&api, &ids);
@@ -142,7 +141,7 @@ async fn with_notify_hanging_posts_are_accepted_and_delivered_when_it_goes_on() 
     let ringing = queue.number(ringing, &[]).await;
     assert!(ringing <= 4, "{ringing} sessions wait");
     let posted = posters.stop().await;
-    rustix::process::kill_process(backend, Signal::CONT).expect("it goes on");
+    drop(stopped);
     notifying.await.expect("it commits");
     assert!(posted.iter().all(|one| one.accepted()), "{posted:?}");
     let lost = worker.stderr().iter().filter(|line| line.contains("the session was lost")).count();
@@ -184,4 +183,30 @@ async fn while_a_table_is_locked_clients_hear_503_and_connections_do_not_pile_up
     assert_told_in_time(&posted);
     assert_all_arrived(&receiver, &posted, &["/0", "/1", "/2", "/3"], 0).await;
     drop(worker);
+}
+
+/// As `reindex`, or `vacuum full`, for longer than a worker's statements wait for a lock.
+#[tokio::test]
+async fn while_messages_cannot_be_read_what_is_in_flight_goes_on() {
+    let database = TestDatabase::new().await;
+    let queue = Queue::on(&database).await;
+    let receiver = Receiver::answering(|received| match received.path.as_str() {
+        "/0" => Answer::ok().after(Duration::from_secs(6)),
+        _ => Answer::ok(),
+    })
+    .await;
+    let ids = destinations(&queue, &receiver, 2).await;
+    let mut worker = worker(&database, &["--persistent"]).await;
+    queue.enqueue(ids[0], json!("in flight")).await;
+    receiver.wait_for_count(1).await;
+    let locks = Queue::on(&database).await;
+    locks.sql("begin; lock table orderly.messages in access exclusive mode").await;
+    queue.sql(&format!("select orderly.ring('b{}')", ids[1])).await;
+    worker.stderr_line("the database does not let this be read yet").await;
+    locks.sql("rollback").await;
+    queue.enqueue(ids[1], json!("after it")).await;
+    queue.until_empty().await;
+    assert_eq!(receiver.received().len(), 2, "each once");
+    let log = worker.stderr().join("\n");
+    assert!(!log.contains("the session was lost"), "{log}");
 }

@@ -23,7 +23,7 @@ pub use name_server::NameServer;
 #[allow(unused_imports, reason = "each test takes what it needs")]
 pub use posters::{Posted, Posters};
 pub use process::Process;
-pub use queue::{Queue, destinations, start_worker, worker};
+pub use queue::{Queue, Stopped, destinations, start_worker, worker};
 #[allow(unused_imports, reason = "each test takes what it needs")]
 pub use receiver::{Answer, Received, Receiver};
 #[allow(unused_imports, reason = "each test takes what it needs")]

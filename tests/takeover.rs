@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Answer, Queue, Received, Receiver, TestDatabase, destinations, worker};
+use crate::support::{
+    Answer, Queue, Received, Receiver, Stopped, TestDatabase, destinations, private_postgres_with, until, worker,
+};
 
 #[tokio::test]
 async fn a_killed_workers_destinations_go_on_within_a_second() {
@@ -93,6 +95,46 @@ async fn a_worker_that_wakes_without_its_session_sends_nothing_for_it() {
     let received = receiver.wait_for_count(2 * QUEUES).await;
     let stray = received[QUEUES..].iter().filter(|one| one.number("orderly-epoch") == 1).count();
     assert_eq!(stray, 0, "of {QUEUES} were sent for a session that had ended");
+}
+
+/// A process that comes back has given up all that its old session held; behind a line that leads nowhere that would live on
+/// with its locks, and without its row nobody would look after it.
+#[tokio::test]
+async fn a_process_that_joins_anew_ends_the_session_it_had() {
+    let database = TestDatabase::new().await;
+    let (old, new) = (Queue::on(&database).await, Queue::on(&database).await);
+    old.sql("select pg_advisory_lock(orderly.worker_lock(900))").await;
+    new.sql("select orderly.join(900, 'the process', 'h', 1, 'once', null)").await;
+    new.sql(
+        "select pg_advisory_lock(orderly.worker_lock(901)), orderly.join(901, 'the process', 'h', 1, 'once', null)",
+    )
+    .await;
+    let held = "select count(*) from pg_locks where locktype = 'advisory' and objid = 900 and granted
+                and database = (select oid from pg_database where datname = current_database())";
+    new.until(held, 0).await;
+    assert_eq!(new.number("select id from orderly.workers", &[]).await, 901);
+    assert!(old.connection.client.simple_query("select 1").await.is_err());
+}
+
+/// Nothing is in flight, and it does not listen any more: it has to find out by the first thing that it asks.
+#[tokio::test]
+async fn a_session_that_stands_still_is_given_up_also_when_it_is_to_claim() {
+    let postgres = private_postgres_with(&[]).await;
+    let database = TestDatabase::on(&postgres).await;
+    let queue = Queue::on(&database).await;
+    let receiver = Receiver::answering(|received| Answer::status(if received.count == 1 { 500 } else { 200 })).await;
+    let id = queue.destination(&receiver.url("/x")).await;
+    queue.sql("update orderly.destinations set max_retries = 5, delay_seconds = 8, backoff = 1").await;
+    let worker = worker(&database, &["--persistent"]).await;
+    queue.enqueue(id, json!("fails once")).await;
+    queue.until("select count(*) from orderly.claims where owner is null and head_attempts = 1", 1).await;
+    let session = "select pid::bigint from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock'
+                   and classid::bigint >> 24 = 80";
+    let stopped = Stopped::stop(&queue, session).await;
+    let given_up = async || worker.stderr().iter().any(|line| line.contains("the session is given up"));
+    until(Duration::from_secs(75), given_up, |given_up| *given_up).await;
+    drop(stopped);
+    receiver.wait_for_ended(2).await;
 }
 
 /// The locks are free then, so that others begin: half a second later is too late (G3).

@@ -44,6 +44,11 @@ impl StoreError {
         self.sql_state() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
     }
 
+    /// The server ended the statement for the time it took.
+    pub fn took_too_long(&self) -> bool {
+        self.sql_state() == Some(&SqlState::QUERY_CANCELED)
+    }
+
     /// It passes by itself or when an operator makes room: a full disk, a lock, a lack of memory.
     pub fn is_passing(&self) -> bool {
         matches!(self, StoreError::Unreachable(_) | StoreError::Held(_) | StoreError::Busy(_))

@@ -47,13 +47,16 @@ const WATCH_SETTINGS: &str = "set lock_timeout = '1s'; set statement_timeout = 0
 /// Three connections to the last of several hosts, and a dozen statements.
 const OPEN_LIMIT: Duration = Duration::from_secs(40);
 
+/// What a message needs in memory beside its payload, about; [`READ_AHEAD`] counts it, too.
+pub const BESIDE_PAYLOAD: usize = 256;
+
 pub const READ_AHEAD: &str = "
     select w.n::int, m.sequence, m.payload, m.content_type, m.headers::text, m.created_at,
            (date_part('epoch', m.expires_at - clock_timestamp()) * 1000)::bigint, m.replay_of, m.place
     from unnest($1::bigint[], $2::bigint[]) with ordinality as w (destination_id, above, n)
     cross join lateral (
         select * from (
-            select f.*, sum(octet_length(f.payload)) over (order by f.sequence rows between unbounded preceding and 1 preceding)
+            select f.*, sum(octet_length(f.payload) + 256) over (order by f.sequence rows between unbounded preceding and 1 preceding)
                         as before
             from (select q.ctid as place, q.* from orderly.messages q
                   where q.destination_id = w.destination_id and q.sequence > w.above order by q.sequence limit $3) f
@@ -201,6 +204,25 @@ impl Session {
     /// Milliseconds since the last question was sent that has been answered.
     pub fn stale_ms(&self) -> i64 {
         boottime_ms() - self.fresh_at_ms.load(Ordering::Acquire)
+    }
+
+    /// A question that does no harm when it is asked again, while what stands in its way passes (a lock, a lack of memory):
+    /// giving the session up would make all requests in flight anew.
+    pub async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match ask().await {
+                Err(error) if error.is_passing() && !self.is_closed() => {
+                    tracing::warn!(error = super::chain(&error), "the database does not let this be read yet");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Asks the session whether it lives; its answer makes it fresh.
@@ -385,13 +407,13 @@ impl Session {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// What clients ask of a destination served here: ids and kinds, oldest first.
     /// What it owns by the database.
     pub async fn list_owned(&self) -> Result<Vec<DestinationId>, StoreError> {
         let rows = self.timed(self.client.query("select orderly.owned_by($1)", &[&self.me.0])).await?;
         Ok(rows.iter().map(|row| DestinationId(row.get(0))).collect())
     }
 
+    /// What clients ask of a destination served here: ids and kinds, oldest first.
     pub async fn pending_requests(&self, id: DestinationId) -> Result<Vec<(i64, String)>, StoreError> {
         let rows = self
             .timed(self.client.query(

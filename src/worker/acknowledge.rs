@@ -35,8 +35,13 @@ impl Acknowledger {
                 batch.sort_by_key(|item| item.acknowledgement.destination);
                 let (outcomes, waiting): (Vec<_>, Vec<_>) =
                     batch.drain(..).map(|item| (item.acknowledgement, item.committed)).unzip();
-                if let Err(error) = commit(&session, &outcomes, keep_payloads).await {
-                    tracing::error!(
+                let committed = tokio::select! {
+                    committed = commit(&session, &outcomes, keep_payloads) => committed,
+                    // Its locks go with it, and nobody may hold on to it.
+                    () = lost.cancelled() => return,
+                };
+                if let Err(error) = committed {
+                    tracing::warn!(
                         error = crate::store::chain(&error),
                         "outcomes could not be written; the session is given up"
                     );
@@ -59,13 +64,19 @@ impl Acknowledger {
     }
 }
 
-/// All at once; else one by one, so that one that fails does not fail the others; that one without the
-/// receiver's answer, so that nothing a receiver says can stop its queue. What passes (a full disk) is
+/// All at once; halves of what takes too long; else one by one, so that one that fails does not fail the others; that one
+/// without the receiver's answer, so that nothing a receiver says can stop its queue. What passes (a full disk) is
 /// waited out: the requests were made, and giving up would make them again.
 async fn commit(session: &Session, items: &[Acknowledgement], keep: bool) -> Result<(), StoreError> {
     let Err(error) = patiently(session, items, keep, true).await else { return Ok(()) };
     if session.is_closed() {
         return Err(error);
+    }
+    if error.took_too_long() {
+        tracing::warn!(outcomes = items.len(), "writing outcomes takes too long: half of them at a time");
+        let (first, second) = items.split_at(items.len() / 2);
+        Box::pin(commit(session, first, keep)).await?;
+        return Box::pin(commit(session, second, keep)).await;
     }
     tracing::warn!(error = crate::store::chain(&error), outcomes = items.len(), "writing outcomes one by one");
     for item in items {
@@ -81,6 +92,8 @@ async fn patiently(session: &Session, items: &[Acknowledgement], keep: bool, det
     let mut pause = Duration::from_millis(20);
     loop {
         match session.acknowledge(items, keep, details).await {
+            // One that takes too long may yet be written when there is less to do.
+            Err(error) if error.took_too_long() && items.len() > 1 => return Err(error),
             Err(error) if error.is_passing() && !session.is_closed() => {
                 tracing::warn!(error = crate::store::chain(&error), "outcomes cannot be written yet");
                 tokio::time::sleep(pause).await;

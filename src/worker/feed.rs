@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::Lost;
 use crate::domain::{DestinationId, Message, Sequence};
-use crate::store::session::{Place, Session};
+use crate::store::session::{BESIDE_PAYLOAD, Place, Session};
 
 /// Messages a lane reads ahead, at most.
 const MESSAGES: i64 = 32;
 /// What all lanes together may have read ahead, and the bounds of each one's share of it.
 const BYTES: usize = 24 << 20;
-const SHARE: std::ops::RangeInclusive<usize> = 4 << 10..=1 << 20;
+const SHARE: std::ops::RangeInclusive<usize> = 2 << 10..=1 << 20;
 /// Wants in one query.
 const WANTS: usize = 256;
 
@@ -51,7 +51,8 @@ impl Feed {
             while wants.recv_many(&mut batch, WANTS).await > 0 {
                 let asked: Vec<_> = batch.iter().map(|want| (want.destination, want.above)).collect();
                 let share = (BYTES / lanes().max(1)).clamp(*SHARE.start(), *SHARE.end());
-                let read = match session.read_ahead(&asked, MESSAGES, i64::try_from(share).unwrap_or(i64::MAX)).await {
+                let share_bytes = i64::try_from(share).unwrap_or(i64::MAX);
+                let read = match session.patiently(|| session.read_ahead(&asked, MESSAGES, share_bytes)).await {
                     Ok(read) => read,
                     Err(error) => {
                         tracing::warn!(error = crate::store::chain(&error), "messages could not be read");
@@ -68,7 +69,7 @@ impl Feed {
                     // The join promises no order between rows.
                     messages.sort_by_key(|ahead| ahead.message.sequence);
                     // Whatever else there was would have been within both bounds.
-                    let bytes: usize = messages.iter().map(|ahead| ahead.message.payload.len()).sum();
+                    let bytes: usize = messages.iter().map(|ahead| ahead.message.payload.len() + BESIDE_PAYLOAD).sum();
                     let complete = i64::try_from(messages.len()).is_ok_and(|count| count < MESSAGES) && bytes < share;
                     let _ = want.answer.send(Reading { messages, complete });
                 }

@@ -78,6 +78,8 @@ pub struct Lane {
     last_start: Option<Instant>,
     /// The last try timed out: the next starts in the second budget.
     suspect: bool,
+    /// What is stored of it could not be read any more while a request was in flight.
+    unreadable: bool,
     /// Only the sweep told of it: what the first look finds, no bell had told of.
     untold: bool,
 }
@@ -106,6 +108,7 @@ impl Lane {
             checkpointed: None,
             last_start: start.since_start.and_then(|since| now.checked_sub(since)),
             suspect: false,
+            unreadable: false,
             untold,
             policy: start.policy,
         }
@@ -136,6 +139,9 @@ impl Lane {
                 && let Some(end) = self.answer_requests(None).await?
             {
                 return Ok(end);
+            }
+            if self.unreadable {
+                return Ok(End::Dormant(Some(UNREADABLE_PAUSE)));
             }
             if self.handle.has(LEAVE) {
                 return Ok(if self.finds_nothing().await? { End::Drained } else { End::Left });

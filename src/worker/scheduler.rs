@@ -316,6 +316,15 @@ impl Scheduler {
                 self.obstacles.fail(id);
             }
             Report::OutOfLocks => self.give_back_half(),
+            Report::Owned(ids) => {
+                // Ours by the database, and not by us: a release that was never written. It has no lock.
+                for id in ids {
+                    if !self.slots.contains_key(&id) {
+                        tracing::warn!(destination.id = id.0, "owned, and not served: claimed anew");
+                        self.want(id);
+                    }
+                }
+            }
             Report::Released(id) => {
                 let Some(Slot::Releasing { news, then }) = self.slots.remove(&id) else { return };
                 match then {
@@ -477,15 +486,6 @@ impl Scheduler {
                 let ids: Vec<_> = ids.into_iter().filter(free).take(room).collect();
                 if !self.peers.is_stopping() {
                     ids.into_iter().for_each(|id| self.claim(id, Claim { neglected: true, ..Claim::default() }));
-                }
-            }
-            News::Owned(ids) => {
-                // Ours by the database, and not by us: a release that was never written. It has no lock.
-                for id in ids {
-                    if !self.slots.contains_key(&id) {
-                        tracing::warn!(destination.id = id.0, "owned, and not served: claimed anew");
-                        self.want(id);
-                    }
                 }
             }
         }

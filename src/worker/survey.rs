@@ -27,8 +27,6 @@ pub enum News {
     Orphaned(Vec<DestinationId>),
     /// What the worker that should serve it left lying.
     Neglected(Vec<DestinationId>),
-    /// What the database says that this worker owns.
-    Owned(Vec<DestinationId>),
 }
 
 pub struct Survey {

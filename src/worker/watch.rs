@@ -65,6 +65,11 @@ pub async fn watch_peer(
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             },
+            // Somebody has a table of ours, for a change of the schema, say.
+            Err(error) if error.is_passing() && !session.is_closed() => {
+                tracing::warn!(error = crate::store::chain(&error), "the next worker cannot be watched yet");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
             Err(error) => {
                 if !lost.is_cancelled() {
                     tracing::debug!(error = crate::store::chain(&error), "the watch broke");

@@ -1,6 +1,6 @@
 //! How do tests of the engine fill queues and look into them, past the API?
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
@@ -97,6 +97,28 @@ impl Queue {
 
     pub async fn sql(&self, sql: &str) {
         self.connection.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+}
+
+/// A server process that stands still; goes on when this is gone, lest a failed test leave it behind.
+pub struct Stopped(Pid);
+
+impl Stopped {
+    pub fn by_pid(pid: Pid) -> Stopped {
+        kill_process(pid, Signal::STOP).expect("it is stopped");
+        Stopped(pid)
+    }
+
+    /// Whose number a query tells.
+    pub async fn stop(queue: &Queue, sql: &str) -> Stopped {
+        let pid = i32::try_from(queue.number(sql, &[]).await).expect("a pid");
+        Stopped::by_pid(Pid::from_raw(pid).expect("a process"))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
     }
 }
 

@@ -29,17 +29,22 @@ impl Lane {
     async fn answer_all(&mut self, in_flight: Option<Sequence>) -> Result<Option<End>, Lost> {
         let context = self.context.clone();
         let session = &context.session;
-        for (request, kind) in session.pending_requests(self.destination).await? {
+        for (request, kind) in session.patiently(|| session.pending_requests(self.destination)).await? {
             match self.answer(request, &kind, in_flight).await? {
                 Asked::Done => {}
                 Asked::Yield => return Ok(Some(End::Left)),
             }
         }
-        let now = match session.find_lane(self.destination).await {
+        let now = match session.patiently(|| session.find_lane(self.destination)).await {
             Ok(Some(now)) => now,
             Ok(None) => return Ok(Some(End::Gone)),
             Err(error @ StoreError::Corrupt(_)) => {
                 tracing::error!(error = crate::store::chain(&error), "a destination cannot be served any more");
+                if in_flight.is_some() {
+                    // Once that has ended: it was sent while all could be read.
+                    self.unreadable = true;
+                    return Ok(None);
+                }
                 return Ok(Some(End::Dormant(Some(UNREADABLE_PAUSE))));
             }
             Err(error) => return Err(error.into()),
