@@ -66,8 +66,9 @@ impl Line {
                 let queue = Queue::on(&self.direct).await;
                 let pid = queue
                     .number(
-                        "select pid::bigint from pg_stat_activity where query like '%enqueue_batch%'
-                         and pid <> pg_backend_pid() limit 1",
+                        // What the API said last on it may be a bell.
+                        "select pid::bigint from pg_stat_activity
+                         where (query like '%enqueue_batch%' or query like '%orderly.ring%') and pid <> pg_backend_pid() limit 1",
                         &[],
                     )
                     .await;
