@@ -5,6 +5,10 @@ create function orderly.destination_lock(id bigint) returns bigint
     language sql immutable parallel safe return (79::bigint << 56) | id;
 create function orderly.worker_lock(id bigint) returns bigint
     language sql immutable parallel safe return (80::bigint << 56) | id;
+-- Whether its session lives: only that has the lock. Holds a shared one for the transaction when it does not, which
+-- keeps nobody from anything: whoever else looks takes a shared one, too, and ids are not used twice.
+create function orderly.is_alive(worker bigint) returns boolean
+    language sql return not pg_try_advisory_xact_lock_shared(orderly.worker_lock(worker));
 -- 81 << 56 is the migrators'. Held by a worker's second connection, over which something is said each second.
 create function orderly.pulse_lock(id bigint) returns bigint
     language sql immutable parallel safe return (83::bigint << 56) | id;

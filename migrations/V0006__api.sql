@@ -159,8 +159,7 @@ begin
         if found then
             select * into claim from orderly.claims c where c.destination_id = id;
             start := case when id = after_destination then after_sequence else 0 end;
-            served := exists (select from orderly.workers w where w.id = claim.owner
-                              and not pg_try_advisory_xact_lock_shared(orderly.worker_lock(w.id)));
+            served := exists (select from orderly.workers w where w.id = claim.owner and orderly.is_alive(w.id));
             head := orderly.head(id);
             for item in
                 select m.sequence, m.created_at, m.expires_at, m.content_type, m.headers, m.replay_of from orderly.messages m
@@ -207,8 +206,7 @@ begin
     return query
     select case when m.expires_at <= clock_timestamp() then 'expired'
                 else orderly.message_state(claim, condition,
-                                           exists (select from orderly.workers w where w.id = claim.owner
-                                                   and not pg_try_advisory_xact_lock_shared(orderly.worker_lock(w.id))),
+                                           exists (select from orderly.workers w where w.id = claim.owner and orderly.is_alive(w.id)),
                                            orderly.head(destination), wanted) end,
            case when claim.head_sequence = wanted then claim.head_attempts else 0 end,
            m.created_at, m.expires_at, m.content_type, m.headers, m.payload,
@@ -252,7 +250,7 @@ begin
     select * into claim from orderly.claims c where c.destination_id = destination;
     -- The last worker's row stays when it is killed; its lock does not.
     select w.id, w.host, claim.since into worker_id, worker_host, worker_since from orderly.workers w
-    where w.id = claim.owner and not pg_try_advisory_xact_lock_shared(orderly.worker_lock(w.id));
+    where w.id = claim.owner and orderly.is_alive(w.id);
     select count(*) into depth from orderly.messages m
     where m.destination_id = destination and m.sequence > claim.floor and m.expires_at > at;
     select m.sequence, m.created_at into head, oldest_created_at from orderly.messages m

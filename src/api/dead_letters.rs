@@ -138,11 +138,10 @@ impl DeadLettersApi {
         let AppState { store, enqueuer, .. } = &self.state;
         store.settle_expired(destination).await?;
         let redriven = store.redrive(destination, Some(sequence), tenancy.as_deref(), 1).await;
-        if let Err(RedriveError::Store(_)) = redriven {
-            enqueuer.ring_for_a_while([destination]);
+        if let Err(RedriveError::Store(error)) = &redriven {
+            enqueuer.ring_in_doubt(error, destination);
         }
-        let redriven = redriven?;
-        let redriven = redriven.into_iter().next().ok_or_else(Problem::not_found)?;
+        let redriven = redriven?.into_iter().next().ok_or_else(Problem::not_found)?;
         enqueuer.ring([destination]);
         Ok(Created(redriven.into()))
     }
@@ -172,7 +171,7 @@ impl DeadLettersApi {
                     return Err(Problem::rejected(reason, "/destination_id".to_owned()).into());
                 }
                 Err(RedriveError::Store(error)) => {
-                    enqueuer.ring_for_a_while([destination]);
+                    enqueuer.ring_in_doubt(&error, destination);
                     return Err(error.into());
                 }
             };

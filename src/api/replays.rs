@@ -77,7 +77,7 @@ impl ReplaysApi {
             Ok(queued) => Ok(Reply(ReplayAnswer { queued })),
             Err(ReplayError::Rejected(reason)) => Err(Problem::rejected(reason, "/from_sequence".to_owned()).into()),
             Err(ReplayError::Store(error)) => {
-                enqueuer.ring_for_a_while([id]);
+                enqueuer.ring_in_doubt(&error, id);
                 Err(error.into())
             }
         }

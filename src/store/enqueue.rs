@@ -160,9 +160,11 @@ impl Enqueuer {
         self.writer.bell.ring(destinations.into_iter().map(|id| id.0));
     }
 
-    /// The same where it is not known whether something was committed, or will be.
-    pub fn ring_for_a_while(&self, destinations: impl IntoIterator<Item = DestinationId>) {
-        self.writer.bell.ring_for_a_while(destinations.into_iter().map(|id| id.0));
+    /// The same after an error that leaves open whether something was committed, or will be.
+    pub fn ring_in_doubt(&self, error: &StoreError, destination: DestinationId) {
+        if matches!(error, StoreError::Unreachable(_)) {
+            self.writer.bell.ring_for_a_while([destination.0]);
+        }
     }
 }
 

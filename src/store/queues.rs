@@ -90,8 +90,7 @@ impl Store {
             .query(
                 "select w.id, w.host, w.pid, w.kind, w.destination_id, w.since,
                         (select count(*) from orderly.claims c where c.owner = w.id)
-                 from orderly.workers w
-                 where w.id > $1 and not pg_try_advisory_xact_lock_shared(orderly.worker_lock(w.id)) order by w.id limit $2",
+                 from orderly.workers w where w.id > $1 and orderly.is_alive(w.id) order by w.id limit $2",
                 &[(&after, Type::INT8), (&limit, Type::INT8)],
             )
             .await?;
@@ -153,8 +152,7 @@ impl Store {
     pub async fn count_totals(&self) -> Result<Totals, StoreError> {
         let rows = self
             .query(
-                "select (select count(*) from orderly.workers w
-                         where not pg_try_advisory_xact_lock_shared(orderly.worker_lock(w.id))),
+                "select (select count(*) from orderly.workers w where orderly.is_alive(w.id)),
                         (select count(*) from orderly.claims where owner is not null),
                         (select count(*) from orderly.claims where held),
                         (select count(*) from orderly.claims where next_attempt_at > clock_timestamp())",

@@ -59,6 +59,10 @@ pub async fn run(
             _ = sweep.tick() => {
                 let all_served = view.borrow().serves_all();
                 sweeps += 1;
+                if !lowest() {
+                    // Another one sweeps: what was found here before is of no time that counts.
+                    found.clear();
+                }
                 // A pinned worker looks into its own queue by itself: with a sweep each time it would say too much (G6).
                 if lowest() && (all_served || sweeps % 2 == 1) {
                     if sweep_once(&context, &pulse, &mut found, all_served).await {
